@@ -17,10 +17,11 @@ def fsync_directory(directory: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is fsynced and renamed over `path`, on error removed.
 
     The mode of an existing file is kept; a new one gets the mode the umask gives. Raises OSError as the disk does.
+    durable=False skips the fsyncs: still whole for every reader, but a power cut may bring the old file back.
     """
     temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(6)}.tmp")
     temporary.touch(mode=0o666, exist_ok=False)
@@ -28,10 +29,12 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         if path.exists():
             temporary.chmod(path.stat().st_mode & 0o7777)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        if durable:
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
         temporary.replace(path)
-        fsync_directory(path.parent)
+        if durable:
+            fsync_directory(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

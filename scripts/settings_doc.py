@@ -1,0 +1,69 @@
+"""Writes docs/settings.md from the schema. `--check` only says whether the file is current (exit code 1 if not)."""
+
+import sys
+from pathlib import Path
+
+from pydantic.fields import FieldInfo
+
+from loratory.config.describe import describe_field, show
+from loratory.config.fields import FIELDS, TABLES
+from loratory.config.unbuilt import UNBUILT_NAMES
+
+TARGET = Path(__file__).parents[1] / "docs" / "settings.md"
+
+HEADER = """\
+# Settings
+
+<!-- Written by scripts/settings_doc.py from the schema; edit the docstrings in src/loratory/config/schema. -->
+
+A configuration is a TOML file with the tables below. Names, meanings and units are those of kohya's sd-scripts (for
+LyCORIS networks, of LyCORIS) where it has the setting; what differs is said. A relative path belongs to the folder of
+the configuration file (on the command line to the current one), `~` is the home folder. For optional numbers 0 means "not set", which also switches off
+what a preset sets. `--set table.key=value` on the command line goes above the file, the file above its preset.
+
+Settings marked † exist but do not work yet: a run that asks for one is refused. Of some others only certain values
+work so far; the refusal names them.
+"""
+
+
+def main() -> int:
+    text = render()
+    if "--check" in sys.argv[1:]:
+        return 0 if TARGET.is_file() and TARGET.read_text(encoding="utf-8") == text else 1
+    TARGET.parent.mkdir(exist_ok=True)
+    TARGET.write_text(text, encoding="utf-8")
+    return 0
+
+
+def render() -> str:
+    sections = [HEADER, "## Outside the tables\n", _rows([name for name in FIELDS if "." not in name])]
+    for table, model in TABLES.items():
+        description = (model.__doc__ or "").partition(": ")[2].strip()
+        sections += [f"## [{table}]\n", description[0].upper() + description[1:] + "\n"]
+        sections.append(_rows([name for name in FIELDS if name.startswith(f"{table}.")]))
+    return "\n".join(sections)
+
+
+def _rows(names: list[str]) -> str:
+    rows = ["| setting | value | default | meaning |", "| --- | --- | --- | --- |"]
+    for name in names:
+        field = FIELDS[name]
+        mark = " †" if name in UNBUILT_NAMES else ""
+        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+        key = name.rpartition(".")[2]
+        rows.append(f"| `{key}`{mark} | {describe_field(field)} | {_default(field)} | {meaning} |")
+    return "\n".join(rows) + "\n"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if field.default_factory is not None:
+        return "computed"
+    if field.default is None or field.default == ():
+        return "not set" if field.default is None else "empty"
+    return f"`{show(field.default)}`"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Which base model an adapter file is for, told by the names and shapes of its tensors."""
+
+import re
+from collections.abc import Mapping
+from math import prod
+from typing import NamedTuple
+
+from loratory.adapters.keys import UNET_PREFIX, Family
+from loratory.adapters.roles import LORA_DOWN
+from loratory.models.header import TensorEntry
+
+FAMILY_NAMES: dict[Family, str] = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
+
+_ATTENTION = (
+    r"(?:norm|proj_in|proj_out|transformer_blocks_\d+_"
+    r"(?:attn[12]_to_(?:q|k|v|out_0)|ff_net_0_proj|ff_net_2|norm[123]))"
+)
+_DIFFUSERS_BLOCK = (
+    rf"(?:resnets_\d+_(?:conv[12]|conv_shortcut|time_emb_proj|norm[12])|attentions_\d+_{_ATTENTION}"
+    r"|downsamplers_0_conv|upsamplers_0_conv)"
+)
+_DIFFUSERS_UNET = re.compile(
+    rf"{UNET_PREFIX}(?:(?:down_blocks_\d|up_blocks_\d|mid_block)_{_DIFFUSERS_BLOCK}"
+    r"|(?:time|add)_embedding_linear_[12]|conv_in|conv_out|conv_norm_out)"
+)
+_ORIGINAL_RESNET = r"(?:in_layers_[02]|emb_layers_1|out_layers_[03]|skip_connection)"
+_ORIGINAL_UNET = re.compile(
+    rf"{UNET_PREFIX}(?:input_blocks_\d_(?:0_{_ORIGINAL_RESNET}|0_op|1_{_ATTENTION})"
+    rf"|middle_block_(?:[02]_{_ORIGINAL_RESNET}|1_{_ATTENTION})"
+    rf"|output_blocks_\d_(?:0_{_ORIGINAL_RESNET}|1_{_ATTENTION}|[12]_conv)"
+    r"|input_blocks_0_0|time_embed_[02]|label_emb_0_[02]|out_[02])"
+)
+_TEXT_ENCODER = re.compile(
+    r"lora_te[12]?_(?:text_model_(?:encoder_layers_\d+_(?:self_attn_(?:q|k|v|out)_proj|mlp_fc[12]|layer_norm[12])"
+    r"|final_layer_norm|embeddings_(?:token|position)_embedding)|text_projection)"
+)
+
+
+def is_known_module(key: str) -> bool:
+    """Whether front ends find a module of SD 1.x, SD 2.x or SDXL under this key."""
+    return any(pattern.fullmatch(key) for pattern in (_DIFFUSERS_UNET, _ORIGINAL_UNET, _TEXT_ENCODER))
+
+
+class FamilyGuess(NamedTuple):
+    """family is None when nothing tells. reason: what told, to be read after "because"."""
+
+    family: Family | None
+    reason: str
+
+
+# Width of the text the cross attention reads, or of the text encoder itself.
+_BY_WIDTH: dict[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+
+_BY_CLAIM: tuple[tuple[str, Family], ...] = (("sdxl", "sdxl"), ("sd_v2", "sd2"), ("sd_v1", "sd1"))
+
+
+def guess_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> FamilyGuess:
+    """The base-model family of an adapter, from its tensors first and what its metadata claims last."""
+    for name in tensors:
+        if name.startswith(("lora_te1_", "lora_te2_")):
+            return FamilyGuess("sdxl", "it has keys of two text encoders")
+        if _ORIGINAL_UNET.fullmatch(name.partition(".")[0]):
+            return FamilyGuess("sdxl", "its UNet keys are those of the SDXL release")
+    for name, entry in tensors.items():
+        reads_text = name.startswith("lora_te_") and "_self_attn_" in name
+        if name.endswith(LORA_DOWN) and ("_attn2_to_k." in name or "_attn2_to_v." in name or reads_text):
+            width = prod(entry.shape[1:2])
+            if width in _BY_WIDTH:
+                return FamilyGuess(_BY_WIDTH[width], f"it was trained on text {width} numbers wide")
+    claimed = metadata.get("ss_base_model_version", "")
+    for start, family in _BY_CLAIM:
+        if claimed.startswith(start):
+            return FamilyGuess(family, "its metadata says so")
+    return FamilyGuess(None, "neither names, shapes nor metadata tell")

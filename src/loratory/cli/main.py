@@ -1,0 +1,99 @@
+"""The `loratory` command: finds the verb, turns errors into sentences and exit codes.
+
+Exit codes: 0 fine, 1 findings or a failed run, 2 wrong use, 130 interrupted.
+"""
+
+import errno
+import importlib
+import sys
+import traceback
+
+import click
+
+import loratory
+from loratory.errors import FAILED, WRONG_USE, LoratoryError
+
+# verb -> module, and the line it has in --help: the modules are imported only when used.
+VERBS = {
+    "demo": "Train on the embedded model and pictures, and draw before and after.",
+    "plan": "What a config would train, for how long, and what it needs.",
+    "train": "Train an adapter, or go on with a run.",
+    "runs": "List runs, stop them, have them save.",
+    "watch": "Follow a run from any terminal.",
+    "presets": "Starting points for a config.",
+    "lora": "Look into adapter files and check them.",
+}
+
+
+class _Verbs(click.Group):
+    """A group whose commands are imported when they are called: `--help` stays instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        return getattr(importlib.import_module(f"loratory.cli.{cmd_name}"), cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.version_option(loratory.__version__, prog_name="loratory")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Prepare, tag, check, train and watch LoRA and LyCORIS adapters for Stable Diffusion.
+
+    `loratory COMMAND --help` explains each command.
+    """
+
+
+def main() -> None:
+    """The console script."""
+    debug = "--debug" in sys.argv[1:]
+    sys.exit(_run(debug))
+
+
+def _run(debug: bool) -> int:
+    try:
+        result = cli.main(standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.exceptions.Abort:
+        return 130
+    except click.ClickException as wrong:
+        wrong.show()
+        return WRONG_USE
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`). Python would complain once more at exit.
+        sys.stdout = None
+        return 0
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a person never sees a traceback unasked
+        if debug:
+            traceback.print_exc()
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    from loratory.cli import output
+
+    if isinstance(error, LoratoryError):
+        output.error(error.message, error.hint)
+        return error.exit_code
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        output.error(f"The disk is full ({error.filename or 'while writing'}).", "Make room and try again.")
+        return FAILED
+    if isinstance(error, OSError) and error.filename:
+        output.error(f"{error.strerror}: {error.filename}")
+        return FAILED
+    output.error(
+        f"This is a defect of Loratory: {type(error).__name__}: {error}",
+        "`loratory --debug …` shows where; please report it with that.",
+    )
+    return FAILED

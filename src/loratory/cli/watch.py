@@ -1,0 +1,35 @@
+"""`loratory watch`: the progress of a run, from any terminal on any machine that sees its folder."""
+
+import click
+
+from loratory.cli import output
+from loratory.cli.progress import Viewer
+from loratory.cli.runs import find_run
+from loratory.errors import FAILED
+from loratory.runs.store import liveness
+
+
+@click.command()
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="Print the run's events, one JSON object a line.")
+def watch(run: str, as_json: bool) -> int:
+    """Follow RUN until it ends. Ctrl-C leaves; the run goes on."""
+    directory = find_run(run)
+    viewer = Viewer(directory, as_json=as_json)
+
+    def alive() -> bool:
+        record = directory.read_record()
+        return record is None or liveness(record) in ("starting", "running", "silent")
+
+    viewer.follow(alive)
+    if viewer.finished is None:
+        output.error(
+            f"{directory.path}: the process that trained it is gone without a word.",
+            f"`loratory train --resume {directory.path}` goes on from the last saved state.",
+        )
+        return FAILED
+    if viewer.finished.status == "failed":
+        output.error(viewer.finished.message, viewer.finished.hint)
+        return FAILED
+    output.say(viewer.finished.message)
+    return 0

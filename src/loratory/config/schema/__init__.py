@@ -1,0 +1,110 @@
+"""Every setting of a training run, with its type, range, default and documentation.
+
+Names, meanings and units are those of kohya's sd-scripts wherever it has the setting.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from loratory.config.schema.base import CONFLICT, Conflict, SettingsTable, changed
+from loratory.config.schema.data import (
+    EMBEDDED_MODEL,
+    CaptionSettings,
+    DatasetSettings,
+    Goal,
+    ModelSettings,
+)
+from loratory.config.schema.network import NetworkSettings, NetworkType
+from loratory.config.schema.optimizer import OptimizerSettings, Scheduler, parse_arguments
+from loratory.config.schema.output import OutputSettings, SampleSettings
+from loratory.config.schema.training import LENGTHS, LossSettings, NoiseSettings, TrainingSettings
+
+EXPOSURE = 100.0
+"""The guide's starting point: each picture is trained about 100 times."""
+
+STYLE_EXPOSURE = 35.0
+"""The middle of the guide's 30 to 40 for styles."""
+
+
+class Config(SettingsTable):
+    """A whole configuration."""
+
+    preset: str | None = None
+    """The preset the configuration starts from: a name from `loratory presets list`, or the path of a TOML file."""
+
+    compatibility: Literal["correct", "kohya"] = "correct"
+    """"correct" does the right thing where sd-scripts has a known defect; "kohya" does as sd-scripts does, for
+    comparisons."""
+
+    model: ModelSettings
+    dataset: DatasetSettings
+    caption: CaptionSettings = CaptionSettings()
+    network: NetworkSettings = NetworkSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    training: TrainingSettings = TrainingSettings()
+    loss: LossSettings = LossSettings()
+    noise: NoiseSettings = NoiseSettings()
+    output: OutputSettings = OutputSettings()
+    sample: SampleSettings = SampleSettings()
+
+    @property
+    def trains_unet(self) -> bool:
+        """Whether the UNet gets an adapter."""
+        return not self.network.network_train_text_encoder_only and self.optimizer.effective_unet_lr > 0
+
+    @property
+    def trains_text_encoder(self) -> bool:
+        """Whether the text encoder gets an adapter."""
+        return not self.network.network_train_unet_only and self.optimizer.effective_text_encoder_lr > 0
+
+    @property
+    def target_exposure(self) -> float | None:
+        """How often each picture is to be trained; None when epochs or steps say how long the run is."""
+        training = self.training
+        if training.exposure is not None:
+            return training.exposure
+        if training.max_train_epochs is not None or training.max_train_steps is not None:
+            return None
+        return STYLE_EXPOSURE if self.dataset.goal == "style" else EXPOSURE
+
+    def conflicts(self) -> Iterator[Conflict]:
+        if not self.trains_unet and not self.trains_text_encoder:
+            yield Conflict("optimizer.learning_rate", "leaves nothing to train: the rate of what is trained is 0")
+        if self.trains_text_encoder and self.dataset.cache_text_encoder_outputs:
+            yield Conflict(
+                "dataset.cache_text_encoder_outputs",
+                "cannot be used while the text encoder is trained; set network.network_train_unet_only = true",
+            )
+        if self.dataset.reg_data_dir is None and changed(self.loss, "prior_loss_weight"):
+            yield Conflict("loss.prior_loss_weight", "does nothing without dataset.reg_data_dir")
+        if self.loss.scale_v_pred_loss_like_noise_pred and self.model.v_parameterization is False:
+            yield Conflict("loss.scale_v_pred_loss_like_noise_pred", "is for v-prediction models only")
+        if self.loss.v_pred_like_loss and self.model.v_parameterization is True:
+            yield Conflict("loss.v_pred_like_loss", "is for noise-prediction models only")
+
+
+__all__ = [
+    "CONFLICT",
+    "EMBEDDED_MODEL",
+    "EXPOSURE",
+    "LENGTHS",
+    "STYLE_EXPOSURE",
+    "CaptionSettings",
+    "Config",
+    "Conflict",
+    "DatasetSettings",
+    "Goal",
+    "LossSettings",
+    "ModelSettings",
+    "NetworkSettings",
+    "NetworkType",
+    "NoiseSettings",
+    "OptimizerSettings",
+    "OutputSettings",
+    "SampleSettings",
+    "Scheduler",
+    "SettingsTable",
+    "TrainingSettings",
+    "changed",
+    "parse_arguments",
+]

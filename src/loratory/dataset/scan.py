@@ -1,0 +1,412 @@
+"""A folder of concept folders, in the layout of sd-scripts, as plain data; what is odd about it becomes
+findings."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePath
+
+from loratory.config.schema import CaptionSettings, DatasetSettings
+from loratory.dataset.captions import CaptionFile, read_caption
+from loratory.dataset.findings import Finding, shown
+from loratory.errors import LoratoryError
+from loratory.imaging.pixels import UnreadablePicture, picture_size
+
+IMAGE_EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"})
+CAPTION_EXTENSIONS = (".txt", ".caption", ".TXT", ".CAPTION")
+# Pictures people do put into such folders, and that no trainer of this family reads.
+_OTHER_PICTURES = frozenset({".gif", ".tif", ".tiff", ".jxl", ".heic", ".heif", ".jfif", ".psd", ".svg"})
+
+_NAMES_SHOWN = 5
+_ERRORS_SHOWN = 20
+# More is a mistake (a date before the underscore), and would fill the memory with one epoch.
+_MOST_REPEATS = 10_000
+
+
+@dataclass(frozen=True)
+class TrainImage:
+    """One picture of a concept folder.
+
+    folder: name of its folder, e.g. "10_fox". class_tokens: the folder's name after the first underscore.
+    size: (width, height) in px, upright. caption: the lines of its caption file, or class_tokens where it has
+    none.
+    """
+
+    path: Path
+    folder: str
+    class_tokens: str
+    repeats: int
+    size: tuple[int, int]
+    caption: str
+    caption_path: Path | None
+    is_reg: bool
+
+
+@dataclass(frozen=True)
+class ConceptFolder:
+    """A folder `N_name`: each of its pictures is visited N times an epoch. Pictures are sorted by file
+    name."""
+
+    path: Path
+    repeats: int
+    class_tokens: str
+    is_reg: bool
+    images: tuple[TrainImage, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Concept folders sorted by name, training before regularization, and what was found."""
+
+    folders: tuple[ConceptFolder, ...]
+    findings: tuple[Finding, ...]
+
+    @cached_property
+    def images(self) -> tuple[TrainImage, ...]:
+        """All pictures, folder by folder: the order that indices into the dataset refer to."""
+        return tuple(image for folder in self.folders for image in folder.images)
+
+
+def scan_dataset(dataset: DatasetSettings, caption: CaptionSettings) -> Dataset:
+    """Reads `train_data_dir` and, where set, `reg_data_dir`: names, picture headers and captions, no pixels.
+
+    Pictures that cannot be read are left out and reported as error findings; `refuse_errors` turns those into
+    an error. Raises LoratoryError when a folder cannot be used at all or there is nothing to train.
+    """
+    train_dir = dataset.train_data_dir
+    found: list[Finding] = []
+    folders = _scan_root(train_dir, "train_data_dir", False, caption, found)
+    reg_dir = dataset.reg_data_dir
+    if reg_dir is not None:
+        if reg_dir.resolve() == train_dir.resolve():
+            raise LoratoryError(
+                f"dataset.reg_data_dir and dataset.train_data_dir are the same folder, {reg_dir}.",
+                hint="Give regularization pictures a folder of their own, or leave reg_data_dir out.",
+            )
+        folders += _scan_root(reg_dir, "reg_data_dir", True, caption, found)
+    return Dataset(tuple(folders), tuple(found))
+
+
+def refuse_errors(dataset: Dataset) -> None:
+    """Raises one LoratoryError that lists the error findings of `dataset`, if it has any."""
+    _refuse(dataset.findings)
+
+
+def _refuse(findings: Iterable[Finding]) -> None:
+    errors = [finding.message for finding in findings if finding.severity == "error"]
+    if not errors:
+        return
+    lines = errors if len(errors) <= _ERRORS_SHOWN else errors[: _ERRORS_SHOWN - 1]
+    if len(lines) < len(errors):
+        lines = [*lines, f"and {len(errors) - len(lines)} more"]
+    count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+    raise LoratoryError(
+        f"The dataset has {count}:\n" + "\n".join(f"  {line}" for line in lines),
+        hint="Mend or remove these files, then start again.",
+    )
+
+
+@dataclass
+class _Listing:
+    """The entries of one directory by kind, each sorted by the bytes of its name."""
+
+    directories: list[os.DirEntry[str]] = field(default_factory=list[os.DirEntry[str]])
+    images: list[os.DirEntry[str]] = field(default_factory=list[os.DirEntry[str]])
+    names: list[str] = field(default_factory=list[str])
+
+
+def _scan_root(
+    root: Path, key: str, is_reg: bool, settings: CaptionSettings, found: list[Finding]
+) -> list[ConceptFolder]:
+    listing = _list_root(root, key)
+    concepts: list[tuple[os.DirEntry[str], int, str]] = []
+    ignored: list[str] = []
+    for entry in listing.directories:
+        if entry.name.startswith("."):
+            continue
+        repeats, class_tokens, problem = _parse_folder_name(entry.name)
+        if problem is None:
+            concepts.append((entry, repeats, class_tokens))
+            continue
+        ignored.append(entry.name)
+        count = _count_images(entry)
+        lost = f"; its {_pictures(count)} will not be trained" if count else ""
+        reason = (
+            f"{shown(entry.name)}: ignored, because {problem}{lost}. Concept folders are named like 10_fox "
+            "(repeats, underscore, token)."
+        )
+        found.append(Finding("folder-name", "warning" if count else "note", Path(entry.path), reason))
+    if not concepts:
+        raise _no_concepts(root, key, listing, ignored)
+    if listing.images:
+        names = _some_names([entry.name for entry in listing.images])
+        reason = (
+            f"{root}: {_pictures(len(listing.images))} directly inside ({names}) will not be trained: only "
+            "those in concept folders are."
+        )
+        found.append(Finding("loose-images", "warning", root, reason))
+    before = len(found)
+    folders = [_scan_concept(entry, repeats, name, is_reg, settings, found) for entry, repeats, name in concepts]
+    if not any(folder.images for folder in folders):
+        _refuse(found[before:])
+        names = _some_names([entry.name for entry, _, _ in concepts])
+        raise LoratoryError(
+            f"No picture found in the concept folders of {root} ({names}).",
+            hint="Put png, jpg, webp, bmp or avif files directly inside them.",
+        )
+    return folders
+
+
+def _list_root(root: Path, key: str) -> _Listing:
+    try:
+        return _list(root)
+    except FileNotFoundError as error:
+        raise LoratoryError(
+            f"dataset.{key}: {root} does not exist.",
+            hint="Check the spelling; a relative path counts from the folder of the settings file.",
+        ) from error
+    except NotADirectoryError as error:
+        raise LoratoryError(
+            f"dataset.{key}: {root} is a file.", hint="Give the folder that holds the concept folders."
+        ) from error
+    except OSError as error:
+        raise LoratoryError(
+            f"dataset.{key}: {root} cannot be read ({error.strerror}).", hint="Check its permissions."
+        ) from error
+
+
+def _no_concepts(root: Path, key: str, listing: _Listing, ignored: Sequence[str]) -> LoratoryError:
+    name = root.resolve().name
+    if listing.images and _parse_folder_name(name)[2] is None:
+        return LoratoryError(
+            f"dataset.{key}: {root} is itself a concept folder ({_pictures(len(listing.images))}).",
+            hint=f"Give the folder that holds it: {root.resolve().parent}",
+        )
+    message = f"No concept folder found in {root}. Expected folders named like 10_fox (repeats, underscore, token)."
+    if ignored:
+        message += f" Found folders with other names: {_some_names(ignored)}."
+    if listing.images:
+        message += f" Found {_pictures(len(listing.images))} directly inside."
+        return LoratoryError(message, hint=f"Move them into a folder like {root / '10_fox'}.")
+    return LoratoryError(message, hint=f"Make a folder like {root / '10_fox'} and put the pictures into it.")
+
+
+def _parse_folder_name(name: str) -> tuple[int, str, str | None]:
+    """(repeats, class_tokens, why the folder is not a concept folder or None), by the rule of sd-scripts."""
+    number, _, class_tokens = name.partition("_")
+    if not _is_text(name):
+        return 0, "", "its name is not valid UTF-8"
+    try:
+        repeats = int(number)
+    except ValueError:
+        return 0, "", "its name does not begin with a whole number and an underscore"
+    if repeats < 1:
+        return 0, "", f"{repeats} repeats are none"
+    return repeats, class_tokens, None
+
+
+def _scan_concept(
+    entry: os.DirEntry[str],
+    repeats: int,
+    class_tokens: str,
+    is_reg: bool,
+    settings: CaptionSettings,
+    found: list[Finding],
+) -> ConceptFolder:
+    path = Path(entry.path)
+    where = shown(entry.name)
+    try:
+        listing = _list(path)
+    except OSError as error:
+        reason = f"{where}: cannot be read ({error.strerror}). Check its permissions."
+        found.append(Finding("folder-unreadable", "error", path, reason))
+        return ConceptFolder(path, repeats, class_tokens, is_reg, ())
+    if repeats > _MOST_REPEATS:
+        reason = f"{where}: asks for {repeats} repeats of each picture. Rename the folder; 1 to 100 is usual."
+        found.append(Finding("repeats", "error", path, reason))
+    found.extend(_folder_findings(path, listing))
+
+    sizes: dict[str, tuple[int, int]] = {}
+    for image in listing.images:
+        # Names go into events and metadata, which are UTF-8: better refused here than hours later.
+        if not _is_text(image.name):
+            reason = f"{where}/{shown(image.name)}: its name is not valid UTF-8. Rename it."
+            found.append(Finding("file-name", "error", Path(image.path), reason))
+            continue
+        try:
+            sizes[image.name] = picture_size(Path(image.path))
+        except UnreadablePicture as error:
+            reason = f"{where}/{shown(image.name)}: {error.reason}."
+            found.append(Finding("image-unreadable", "error", Path(image.path), reason))
+    captions = _read_captions(path, class_tokens, list(sizes), frozenset(listing.names), settings, found)
+    images = tuple(
+        TrainImage(path / name, entry.name, class_tokens, repeats, size, text, caption_path, is_reg)
+        for (name, size), (caption_path, text) in zip(sizes.items(), captions, strict=True)
+    )
+    return ConceptFolder(path, repeats, class_tokens, is_reg, images)
+
+
+def _folder_findings(path: Path, listing: _Listing) -> Iterator[Finding]:
+    """What the names in one concept folder tell."""
+    where = shown(path.name)
+    if not listing.images:
+        reason = f"{where}: no picture directly inside. Put png, jpg, webp, bmp or avif files there."
+        yield Finding("empty-folder", "warning", path, reason)
+    others = [name for name in listing.names if _extension(name) in _OTHER_PICTURES]
+    if others:
+        reason = (
+            f"{where}: {_pictures(len(others))} of another format ({_some_names(others)}) will not be "
+            "trained. Convert to PNG, JPEG or WebP."
+        )
+        yield Finding("image-format", "warning", path, reason)
+    for directory in listing.directories:
+        count = 0 if directory.name.startswith(".") else _count_images(directory)
+        if count:
+            reason = (
+                f"{where}/{shown(directory.name)}: {_pictures(count)} will not be trained, because folders "
+                f"inside a concept folder are not read. Move them up into {where}."
+            )
+            yield Finding("nested-folder", "warning", Path(directory.path), reason)
+    by_stem: defaultdict[str, list[str]] = defaultdict(list)
+    for image in listing.images:
+        by_stem[_stem(image.name)].append(image.name)
+    for stem, names in by_stem.items():
+        if len(names) > 1:
+            reason = (
+                f"{where}: {' and '.join(map(shown, names))} share one caption file, {shown(stem)}.*. Rename "
+                "all but one of them."
+            )
+            yield Finding("stem-clash", "warning", path / names[1], reason)
+
+
+def _read_captions(
+    folder: Path,
+    class_tokens: str,
+    image_names: Sequence[str],
+    names: frozenset[str],
+    settings: CaptionSettings,
+    found: list[Finding],
+) -> list[tuple[Path | None, str]]:
+    """(caption file or None, caption) of each picture of a folder; `names` are all files in it.
+
+    What tends to be true of many files at once becomes one finding for the folder.
+    """
+    captions: list[tuple[Path | None, str]] = []
+    missing: list[str] = []
+    elsewhere: list[str] = []
+    many_lines: list[str] = []
+    instead = f"“{class_tokens}” from the folder's name" if class_tokens else "no text at all"
+    for image_name in image_names:
+        stem = _stem(image_name)
+        name = stem + settings.caption_extension
+        if name not in names:
+            others = [stem + extension for extension in CAPTION_EXTENSIONS if stem + extension in names]
+            if others:
+                elsewhere.append(others[0])
+            else:
+                missing.append(image_name)
+            captions.append((None, class_tokens))
+            continue
+        path = folder / name
+        where = f"{shown(folder.name)}/{shown(name)}"
+        try:
+            caption = read_caption(path)
+        except OSError as error:
+            reason = f"{where}: cannot be read ({error.strerror}). Check its permissions."
+            found.append(Finding("caption-unreadable", "error", path, reason))
+            captions.append((path, ""))
+            continue
+        captions.append((path, caption.text))
+        if caption.problem is not None:
+            found.append(_caption_finding(path, where, caption, instead))
+        if "\n" in caption.text:
+            many_lines.append(name)
+
+    folder_name = shown(folder.name)
+    if elsewhere:
+        reason = (
+            f"{folder_name}: {_some_names(elsewhere)} {'exists' if len(elsewhere) == 1 else 'exist'} but "
+            f"caption_extension is {settings.caption_extension}, so {_pictures(len(elsewhere))} would be "
+            f"trained on {instead}. Set caption.caption_extension."
+        )
+        found.append(Finding("caption-extension", "warning", folder, reason))
+    if missing:
+        reason = (
+            f"{folder_name}: {len(missing)} of {_pictures(len(image_names))} without a "
+            f"{settings.caption_extension} file ({_some_names(missing)}): trained on {instead}."
+        )
+        found.append(Finding("caption-missing", "note" if class_tokens else "warning", folder, reason))
+    if many_lines and not settings.enable_wildcard:
+        reason = (
+            f"{folder_name}: {_some_names(many_lines)} {'has' if len(many_lines) == 1 else 'have'} several "
+            "lines, of which only the first is trained. Join them, or set caption.enable_wildcard to draw "
+            "one line per visit."
+        )
+        found.append(Finding("caption-lines", "warning", folder, reason))
+    return captions
+
+
+def _caption_finding(path: Path, where: str, caption: CaptionFile, instead: str) -> Finding:
+    if caption.problem == "nul":
+        reason = f"{where}: has NUL bytes, so it is not a text file. Save it as UTF-8."
+        return Finding("caption-nul", "error", path, reason)
+    if caption.problem == "empty":
+        reason = (
+            f"{where}: is empty, so the picture is trained without text. Write its tags, or delete the file "
+            f"to train on {instead}."
+        )
+        return Finding("caption-empty", "warning", path, reason)
+    reason = (
+        f"{where}: is not UTF-8 and was read as {caption.encoding}. Check its accented letters and save it as UTF-8."
+    )
+    return Finding("caption-encoding", "warning", path, reason)
+
+
+def _list(directory: Path) -> _Listing:
+    """Lists a directory once. A picture's name that is a folder counts as a folder; a dangling link as a
+    picture."""
+    listing = _Listing()
+    with os.scandir(directory) as entries:
+        for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
+            if entry.is_dir():
+                listing.directories.append(entry)
+                continue
+            listing.names.append(entry.name)
+            if _extension(entry.name) in IMAGE_EXTENSIONS:
+                listing.images.append(entry)
+    return listing
+
+
+def _count_images(directory: os.DirEntry[str]) -> int:
+    try:
+        return len(_list(Path(directory.path)).images)
+    except OSError:
+        return 0
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _stem(name: str) -> str:
+    return PurePath(name).stem
+
+
+def _extension(name: str) -> str:
+    return PurePath(name).suffix.lower()
+
+
+def _pictures(count: int) -> str:
+    return "1 picture" if count == 1 else f"{count} pictures"
+
+
+def _some_names(names: Sequence[str]) -> str:
+    """Up to five names and how many more there are."""
+    text = ", ".join(shown(name) for name in names[:_NAMES_SHOWN])
+    return text if len(names) <= _NAMES_SHOWN else f"{text} and {len(names) - _NAMES_SHOWN} more"

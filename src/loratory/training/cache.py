@@ -1,0 +1,199 @@
+"""Latents and text-encoder outputs that are computed once.
+
+Both are keyed by everything they depend on, content included, so an entry can be missing but never stale: editing a
+picture or a caption, or changing the resolution, the crop, the VAE or the text encoder, makes another key.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from loratory import atomic
+from loratory.dataset.buckets import Placement
+from loratory.dataset.scan import TrainImage
+from loratory.imaging.pixels import training_pixels
+
+FORMAT = "1"  # part of every key: raise it when the meaning of an entry changes
+TEXT_ENTRIES_IN_MEMORY = 4096  # 0.23 MB each for SD 1.x, 0.6 MB for SDXL: at most 1 to 2.5 GB
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture as it is encoded: where it lies, how it is placed in its bucket, mirrored or not."""
+
+    image: TrainImage
+    placement: Placement
+    flipped: bool
+
+    def pixels(self, background: tuple[int, int, int], interpolation: str | None) -> Tensor:
+        """float32 (3, h, w) in [-1, 1]."""
+        array = training_pixels(self.image.path, self.placement, background, interpolation)
+        if self.flipped:
+            array = array[:, ::-1]
+        return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1).float().div_(127.5).sub_(1.0)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the VAE says of a picture: mean and log-variance of its latents, float32 (4, h / 8, w / 8), unscaled."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+
+@dataclass
+class LatentEncoder:
+    """Runs the VAE. `identity` names its weights (see `BaseModel.identity`)."""
+
+    vae: nn.Module
+    identity: str
+    device: torch.device
+    dtype: torch.dtype
+    background: tuple[int, int, int]
+    interpolation: str | None
+
+    @torch.no_grad()
+    def encode(self, pictures: Sequence[Picture]) -> list[Posterior]:
+        """Encodes pictures of one bucket in one batch."""
+        pixels = torch.stack([p.pixels(self.background, self.interpolation) for p in pictures])
+        moments = self.vae.encode(pixels.to(self.device, self.dtype)).latent_dist  # pyright: ignore[reportCallIssue]
+        mean, log_variance = moments.mean.float().cpu(), moments.logvar.float().cpu()
+        return [Posterior(m.clone(), v.clone()) for m, v in zip(mean, log_variance, strict=True)]
+
+    def key(self, picture: Picture) -> str:
+        """Digest of the file's bytes and of everything that shapes the latents."""
+        content = hashlib.file_digest(picture.image.path.open("rb"), "sha256").hexdigest()
+        parts = (content, picture.placement, picture.flipped, self.identity, self.dtype, self.background)
+        return hashlib.sha256(repr((FORMAT, *parts, self.interpolation)).encode()).hexdigest()
+
+
+@dataclass
+class LatentCache:
+    """Posteriors by picture: in memory, on disk (`directory`), or encoded anew at every visit (`keep=False`)."""
+
+    encoder: LatentEncoder
+    batch_size: int
+    keep: bool
+    directory: Path | None
+    _memory: dict[tuple[Path, bool], Posterior] = field(default_factory=dict[tuple[Path, bool], Posterior])
+    _files: dict[tuple[Path, bool], Path] = field(default_factory=dict[tuple[Path, bool], Path])
+
+    def fill(self, pictures: Sequence[Picture]) -> Iterator[int]:
+        """Encodes what is not cached yet; yields how many pictures are ready, for a progress bar.
+
+        Batches are cut from `pictures` in order, cached or not: the composition of a batch moves the last bits of
+        its latents, and a resumed run must see the same ones.
+        """
+        if not self.keep:
+            return
+        ready = 0
+        for batch in _same_bucket_batches(pictures, self.batch_size):
+            if self.directory is None:
+                posteriors = self.encoder.encode(batch)
+                self._memory.update(zip(map(_place, batch), posteriors, strict=True))
+            else:
+                paths = [self._file(self.directory, picture) for picture in batch]
+                if any(_read_posterior(path) is None for path in paths):
+                    for path, posterior in zip(paths, self.encoder.encode(batch), strict=True):
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        with atomic.replacing(path, durable=False) as temporary:
+                            save_file(vars(posterior), temporary)
+                self._files.update(zip(map(_place, batch), paths, strict=True))
+            ready += len(batch)
+            yield ready
+
+    def get(self, picture: Picture) -> Posterior:
+        place = _place(picture)
+        if place in self._memory:
+            return self._memory[place]
+        if place in self._files and (posterior := _read_posterior(self._files[place])) is not None:
+            return posterior
+        return self.encoder.encode([picture])[0]
+
+    def _file(self, directory: Path, picture: Picture) -> Path:
+        key = self.encoder.key(picture)
+        return directory / key[:2] / f"{key}.safetensors"
+
+
+def _place(picture: Picture) -> tuple[Path, bool]:
+    return picture.image.path, picture.flipped
+
+
+def _same_bucket_batches(pictures: Sequence[Picture], batch_size: int) -> Iterator[list[Picture]]:
+    by_bucket: dict[tuple[int, int], list[Picture]] = {}
+    for picture in pictures:
+        by_bucket.setdefault(picture.placement.bucket, []).append(picture)
+    for members in by_bucket.values():
+        for start in range(0, len(members), batch_size):
+            yield members[start : start + batch_size]
+
+
+def _read_posterior(path: Path) -> Posterior | None:
+    try:
+        return Posterior(**load_file(path))
+    except (OSError, SafetensorError, TypeError):
+        return None  # missing, or damaged: made again
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """Text-encoder output of one caption: hidden (T, C), pooled (P,) for SDXL. On the CPU, in the compute dtype."""
+
+    hidden: Tensor
+    pooled: Tensor | None
+
+
+@dataclass
+class TextCache:
+    """Encoded captions, most recently used first to stay. Used only while the text encoders are not trained.
+
+    encode takes one caption, so that its result does not depend on what else is in the batch. `prefix` is a digest of
+    the encoders and of the settings that shape their output.
+    """
+
+    encode: Callable[[str], EncodedText]
+    prefix: str
+    directory: Path | None
+    capacity: int = TEXT_ENTRIES_IN_MEMORY
+    _memory: OrderedDict[str, EncodedText] = field(default_factory=OrderedDict[str, EncodedText])
+
+    def get(self, caption: str) -> EncodedText:
+        if caption in self._memory:
+            self._memory.move_to_end(caption)
+            return self._memory[caption]
+        entry = self._from_disk(caption) or self._encode(caption)
+        self._memory[caption] = entry
+        if len(self._memory) > self.capacity:
+            self._memory.popitem(last=False)
+        return entry
+
+    def _path(self, directory: Path, caption: str) -> Path:
+        key = hashlib.sha256(repr((FORMAT, self.prefix, caption)).encode()).hexdigest()
+        return directory / key[:2] / f"{key}.safetensors"
+
+    def _from_disk(self, caption: str) -> EncodedText | None:
+        if self.directory is None:
+            return None
+        try:
+            tensors = load_file(self._path(self.directory, caption))
+            return EncodedText(tensors["hidden"], tensors.get("pooled"))
+        except (OSError, SafetensorError, KeyError):
+            return None
+
+    def _encode(self, caption: str) -> EncodedText:
+        entry = self.encode(caption)
+        if self.directory is not None:
+            path = self._path(self.directory, caption)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tensors = {name: t.contiguous() for name, t in vars(entry).items() if t is not None}
+            with atomic.replacing(path, durable=False) as temporary:
+                save_file(tensors, temporary)
+        return entry
