@@ -18,8 +18,9 @@ HEADER = """\
 
 A configuration is a TOML file with the tables below. Names, meanings and units are those of kohya's sd-scripts (for
 LyCORIS networks, of LyCORIS) where it has the setting; what differs is said. A relative path belongs to the folder of
-the configuration file (on the command line to the current one), `~` is the home folder. For optional numbers 0 means "not set", which also switches off
-what a preset sets. `--set table.key=value` on the command line goes above the file, the file above its preset.
+the configuration file (on the command line to the current one), `~` is the home folder. For optional numbers 0 means
+"not set", which also switches off what a preset sets. `--set table.key=value` on the command line goes above the file,
+the file above its preset.
 
 Settings marked † exist but do not work yet: a run that asks for one is refused. Of some others only certain values
 work so far; the refusal names them.

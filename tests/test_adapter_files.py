@@ -108,6 +108,13 @@ def test_hashes_are_those_of_sd_scripts(tmp_path):
     assert verify_file(path)[0].rule != "hash"
 
 
+def test_metadata_that_is_not_unicode_does_not_stop_a_save(tmp_path, state):
+    path = tmp_path / "a.safetensors"
+    save_adapter(path, state, {"ss_output_name": "fox\udcff"}, "fp16")
+    assert load_file(path).keys() == state.keys()
+    assert read_adapter(path).metadata["ss_output_name"] == "fox?"
+
+
 def test_a_full_disk_is_an_error_and_leaves_the_old_file(tmp_path, state, monkeypatch):
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"old")

@@ -101,6 +101,19 @@ def test_disabled_and_strength_zero_give_the_base_model(family, network):
     assert torch.equal(unet_output(unet, family), trained)
 
 
+@pytest.mark.parametrize(("family", "network"), CASES)
+def test_every_trained_tensor_gets_a_gradient(family, network):
+    unet, encoders, adapter = injected(family, **network)
+    fill(adapter)
+    loss = unet(**unet_inputs(family)).sample.square().mean()
+    for encoder in encoders:
+        loss = loss + encoder(input_ids=token_ids()).last_hidden_state.square().mean()
+    loss.backward()
+    for component in ("unet", "te1", "te2"):
+        for name, parameter in adapter.named_parameters(component):
+            assert parameter.grad is not None and parameter.grad.any(), name
+
+
 def test_disabled_leaves_requires_grad_as_the_loop_set_it():
     _, _, adapter = injected()
     frozen = adapter.parameters("te1")[0].requires_grad_(False)
@@ -433,7 +446,8 @@ def test_raw_state_is_exact_and_complete(network):
     assert len(state) == len(parameters)
     _, _, other = injected(seed=1, **network)
     other.load_raw_state(state)
-    assert all(torch.equal(value, other.raw_state()[name]) for name, value in state.items())
+    again = other.raw_state()
+    assert all(torch.equal(value, again[name]) for name, value in state.items())
     name, parameter = next(adapter.named_parameters("unet"))
     with torch.no_grad():
         parameter.add_(1)

@@ -49,4 +49,3 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """`write_bytes` for UTF-8 text, newlines as given."""
     write_bytes(path, text.encode("utf-8"))
-

@@ -34,7 +34,8 @@ def header_bytes(tensors: Sequence[StoredTensor], metadata: Mapping[str, str]) -
             "shape": list(tensor.shape),
             "data_offsets": [tensor.start, tensor.end],
         }
-    text = json.dumps(listing, separators=(",", ":"), ensure_ascii=False).encode()
+    # A file name that is not UTF-8 may have come into the metadata; a question mark is better than a lost save.
+    text = json.dumps(listing, separators=(",", ":"), ensure_ascii=False).encode(errors="replace")
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 

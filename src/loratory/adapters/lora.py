@@ -292,7 +292,7 @@ def _inject_component(
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise RuntimeError("the model already has an adapter")
     # One alternation of whole names per size: peft tries every pattern on every module, and matches suffixes unless
-    # the pattern is anchored. 700 patterns of one name each take minutes, mostly in compiling them.
+    # the pattern is anchored. 700 patterns of one name each would overflow re's cache and be compiled for every module.
     by_rank: dict[int, list[str]] = {}
     by_alpha: dict[float, list[str]] = {}
     for target in targets:

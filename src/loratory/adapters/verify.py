@@ -103,8 +103,8 @@ def verify_file(path: Path) -> list[Finding]:
         report.add(
             "dora-support",
             "note",
-            "DoRA files are not read alike: LyCORIS, ComfyUI and Forge know magnitudes per output, AUTOMATIC1111 only "
-            "per input. Try the file where it will be used.",
+            "Front ends read DoRA files differently: AUTOMATIC1111 knows magnitudes per input only, diffusers drops "
+            "them. Try the file where it will be used.",
         )
     return report.findings
 

@@ -23,7 +23,7 @@ def compute_dtype(training: TrainingSettings, device: torch.device) -> torch.dty
     dtype = _DTYPES[training.mixed_precision]
     if dtype == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise LoratoryError(
-            f"training.mixed_precision = \"bf16\": {torch.cuda.get_device_name(device)} cannot compute in bfloat16.",
+            f'training.mixed_precision = "bf16": {torch.cuda.get_device_name(device)} cannot compute in bfloat16.',
             hint='Set it to "fp16".',
         )
     return dtype

@@ -65,7 +65,7 @@ def train(config: Config, run: RunDirectory, control: Control, recorder: Recorde
         train_text_encoder=config.trains_text_encoder,
     )
     _place(base, device, dtype, config)
-    texts = None if config.trains_text_encoder else _text_cache(plan, base, device, dtype)
+    texts = _text_cache(plan, base, device, dtype) if config.caches_text else None
 
     trained = [
         TrainedPart(part.name, [p for name in part.components for p in adapter.parameters(name)], part.lr)
@@ -82,7 +82,9 @@ def train(config: Config, run: RunDirectory, control: Control, recorder: Recorde
     outputs = Outputs(config, plan, run, recorder, base, adapter, device, dtype, hashes)
     length = plan.length
     recorder.write(
-        Started(start, length.total_steps, length.epochs, plan.steps_per_epoch, device_name(device), loratory.__version__)
+        Started(
+            start, length.total_steps, length.epochs, plan.steps_per_epoch, device_name(device), loratory.__version__
+        )
     )
     if config.sample.sample_at_first and start == 0:
         outputs.draw_samples(0)
@@ -120,7 +122,10 @@ def train(config: Config, run: RunDirectory, control: Control, recorder: Recorde
             torch.manual_seed(derive_seed(seed, "network_dropout", step, micro))
             moved = batch.to(device)
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                text = _encode(base, config, batch.captions) if texts is None else _cached(texts, batch.captions, device)
+                if texts is not None:
+                    text = _cached(texts, batch.captions, device)
+                else:
+                    text = _encode(base, config, batch.captions)
                 losses = forward_losses(
                     base.unet,
                     moved,
@@ -254,7 +259,7 @@ def _settle(pending: _Pending | None, recorder: Recorder) -> None:
 
 
 def _windows(plan: Plan, maker: BatchMaker, start: int, *, pin: bool) -> Iterator[list[Batch]]:
-    """The batches of each optimizer step from `start` on: `gradient_accumulation_steps` of them, fewer at an epoch's end."""
+    """The batches of each optimizer step from `start` on: as many as are accumulated, fewer at an epoch's end."""
     training, length = plan.config.training, plan.length
     buckets = [placement.bucket for placement in plan.placements]
     repeats = [image.repeats for image in plan.images]
@@ -325,7 +330,14 @@ def _text_cache(plan: Plan, base: BaseModel, device: torch.device, dtype: torch.
         pooled = None if text.pooled is None else text.pooled[0].to(dtype).cpu()
         return EncodedText(text.hidden[0].to(dtype).cpu(), pooled)
 
-    prefix = repr(([value for name, value in base.identity.items() if name != "vae"], config.model.clip_skip, config.caption.max_token_length, dtype))
+    prefix = repr(
+        (
+            [value for name, value in base.identity.items() if name != "vae"],
+            config.model.clip_skip,
+            config.caption.max_token_length,
+            dtype,
+        )
+    )
     on_disk = config.dataset.cache_text_encoder_outputs_to_disk
     return TextCache(encode, prefix, cache_dir() / "text" if on_disk else None)
 
@@ -361,9 +373,7 @@ def _keep(
     scaler: torch.amp.GradScaler,  # pyright: ignore[reportPrivateImportUsage]
     recorder: Recorder,
 ) -> None:
-    state = TrainingState(
-        step, adapter.raw_state(), optimizers.state_dict(), scaler.state_dict(), dataset_digest(plan)
-    )
+    state = TrainingState(step, adapter.raw_state(), optimizers.state_dict(), scaler.state_dict(), dataset_digest(plan))
     path = save_state(run.state, state, plan.config.output.state_keep)
     recorder.write(StateSaved(step, str(path.relative_to(run.path))))
 

@@ -14,7 +14,14 @@ _BASE_VERSION = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 
 
 def adapter_metadata(
-    config: Config, plan: Plan, *, step: int, epoch: int, started_s: float, finished_s: float, model_hashes: dict[str, str]
+    config: Config,
+    plan: Plan,
+    *,
+    step: int,
+    epoch: int,
+    started_s: float,
+    finished_s: float,
+    model_hashes: dict[str, str],
 ) -> dict[str, str]:
     """Metadata of a file saved after `step` steps in `epoch` (from 1); all values are strings, as the format demands.
 

@@ -32,22 +32,24 @@ class Optimizers:
         adaptive = settings.optimizer_type.lower() in ADAPTIVE
         bundles = [[part] for part in parts] if adaptive and len(rates) > 1 else [parts]
         self.all = [_make(bundle, settings) for bundle in bundles]
-        self._groups: dict[str, dict[str, Any]] = {
-            group["name"]: group for optimizer in self.all for group in optimizer.param_groups
-        }
+
+    def _groups(self) -> dict[str, dict[str, Any]]:
+        # Asked for anew each time: loading a state gives an optimizer other group objects.
+        return {group["name"]: group for optimizer in self.all for group in optimizer.param_groups}
 
     def set_multiplier(self, multiplier: float) -> None:
         """Sets every part's rate to its base rate times `multiplier`."""
+        groups = self._groups()
         for part in self._parts:
-            self._groups[part.name]["lr"] = part.base_lr * multiplier
+            groups[part.name]["lr"] = part.base_lr * multiplier
 
     def rates(self) -> dict[str, float]:
         """The learning rate of each part."""
-        return {name: float(group["lr"]) for name, group in self._groups.items()}
+        return {name: float(group["lr"]) for name, group in self._groups().items()}
 
     def effective_rates(self) -> dict[str, float]:
         """The learning rate times the d an adaptive optimizer has found so far."""
-        return {name: float(group["lr"]) * float(group.get("d", 1.0)) for name, group in self._groups.items()}
+        return {name: float(group["lr"]) * float(group.get("d", 1.0)) for name, group in self._groups().items()}
 
     def zero_grad(self) -> None:
         for optimizer in self.all:

@@ -124,7 +124,7 @@ class Outputs:
             raise LoratoryError(
                 f"{path} was written, but read back it does not give the network that was trained (relative "
                 f"difference {difference:.2g}).",
-                hint="Check the disk, and whether the weights outgrew the format: output.save_precision = \"float\".",
+                hint='Check the disk, and whether the weights outgrew the format: output.save_precision = "float".',
                 exit_code=FAILED,
             )
         self._saved[path] = Saved(step, epoch, str(path), path.stat().st_size, difference)

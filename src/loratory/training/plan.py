@@ -38,7 +38,7 @@ _OPTIMIZER_TENSORS = {"adamw": 2, "prodigy": 4}
 
 @dataclass(frozen=True)
 class Part:
-    """The UNet or the text encoders, trained or not: learning rate, and modules and parameters of the network on them."""
+    """The UNet or the text encoders, trained or not: their rate, and the modules and parameters of their network."""
 
     name: PartName
     lr: float
@@ -189,7 +189,11 @@ def _count_saves(config: Config, length: RunLength, steps_per_epoch: int) -> int
 
 def _refuse_small_buckets(images: tuple[TrainImage, ...], placements: tuple[Placement, ...]) -> None:
     # The UNet halves the latents three times; below 64 px nothing is left to halve.
-    tiny = [i.path.name for i, p in zip(images, placements, strict=True) if min(p.bucket) < 64 or any(s % 8 for s in p.bucket)]
+    tiny = [
+        i.path.name
+        for i, p in zip(images, placements, strict=True)
+        if min(p.bucket) < 64 or any(s % 8 for s in p.bucket)
+    ]
     if tiny:
         raise LoratoryError(
             f"{len(tiny)} pictures would be trained in a bucket the model cannot take (sides from 64 px up, "
@@ -222,7 +226,9 @@ def _schedule_warnings(config: Config, length: RunLength) -> list[str]:
     warnings: list[str] = []
     warmup = config.optimizer.warmup_steps(length.total_steps)
     if warmup >= length.total_steps:
-        warnings.append(f"The warm-up of {warmup} steps is as long as the run: the learning rate never reaches its value.")
+        warnings.append(
+            f"The warm-up of {warmup} steps is as long as the run: the learning rate never reaches its value."
+        )
     if lr_multiplier(config.optimizer, 0, length.total_steps) == 0.0 and length.total_steps == 1:
         warnings.append("The only step of this run has a learning rate of 0: nothing will be learned.")
     return warnings

@@ -58,6 +58,11 @@ class Config(SettingsTable):
         return not self.network.network_train_unet_only and self.optimizer.effective_text_encoder_lr > 0
 
     @property
+    def caches_text(self) -> bool:
+        """Whether captions are encoded once and kept."""
+        return self.dataset.cache_text_encoder_outputs is not False and not self.trains_text_encoder
+
+    @property
     def target_exposure(self) -> float | None:
         """How often each picture is to be trained; None when epochs or steps say how long the run is."""
         training = self.training
@@ -70,11 +75,12 @@ class Config(SettingsTable):
     def conflicts(self) -> Iterator[Conflict]:
         if not self.trains_unet and not self.trains_text_encoder:
             yield Conflict("optimizer.learning_rate", "leaves nothing to train: the rate of what is trained is 0")
-        if self.trains_text_encoder and self.dataset.cache_text_encoder_outputs:
-            yield Conflict(
-                "dataset.cache_text_encoder_outputs",
-                "cannot be used while the text encoder is trained; set network.network_train_unet_only = true",
-            )
+        for key in ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk"):
+            if self.trains_text_encoder and getattr(self.dataset, key):
+                yield Conflict(
+                    f"dataset.{key}",
+                    "cannot be used while the text encoder is trained; set network.network_train_unet_only = true",
+                )
         if self.dataset.reg_data_dir is None and changed(self.loss, "prior_loss_weight"):
             yield Conflict("loss.prior_loss_weight", "does nothing without dataset.reg_data_dir")
         if self.loss.scale_v_pred_loss_like_noise_pred and self.model.v_parameterization is False:

@@ -131,9 +131,9 @@ class DatasetSettings(SettingsTable):
     vae_batch_size: Annotated[int, Field(ge=1, le=256)] = 1
     """Pictures encoded at once while caching latents."""
 
-    cache_text_encoder_outputs: bool = False
-    """Encodes each caption once and drops the text encoder; only when it is not trained. sd-scripts does so for SDXL
-    only."""
+    cache_text_encoder_outputs: bool | None = None
+    """Encodes each caption once and keeps the result, shuffled captions included; left out, whenever the text encoder
+    is not trained. sd-scripts: same, off there, for SDXL only and without shuffling."""
 
     cache_text_encoder_outputs_to_disk: bool = False
     """Keeps the cached captions on disk as well, keyed by content."""
@@ -183,7 +183,7 @@ class DatasetSettings(SettingsTable):
                     yield Conflict(key, "changes each visit, which cached latents cannot; set cache_latents = false")
         elif self.cache_latents_to_disk:
             yield Conflict("cache_latents_to_disk", "does nothing without cache_latents")
-        if self.cache_text_encoder_outputs_to_disk and not self.cache_text_encoder_outputs:
+        if self.cache_text_encoder_outputs_to_disk and self.cache_text_encoder_outputs is False:
             yield Conflict("cache_text_encoder_outputs_to_disk", "does nothing without cache_text_encoder_outputs")
 
 
