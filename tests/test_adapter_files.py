@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapter_models import fill, tiny_models
 from safetensors.torch import load_file, save_file
 
+from adapter_models import fill, tiny_models
 from loratory.adapters import files
 from loratory.adapters.container import file_hashes
 from loratory.adapters.files import read_adapter, save_adapter

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from adapter_models import fill, tiny_models, token_ids, unet_inputs
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
+from adapter_models import fill, tiny_models, token_ids, unet_inputs
 from loratory.adapters.files import save_adapter
 from loratory.adapters.lora import inject
 from loratory.config.schema import NetworkSettings

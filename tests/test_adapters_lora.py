@@ -1,8 +1,8 @@
 import pytest
 import torch
-from adapter_models import fill, tiny_models, token_ids, unet_inputs
 from torch.utils.checkpoint import checkpoint
 
+from adapter_models import fill, tiny_models, token_ids, unet_inputs
 from loratory.adapters.lora import inject
 from loratory.config.schema import NetworkSettings
 from loratory.errors import LoratoryError

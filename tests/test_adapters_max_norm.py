@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapter_models import fill, tiny_models
 
+from adapter_models import fill, tiny_models
 from loratory.adapters.lora import inject
 from loratory.adapters.max_norm import apply_max_norm
 from loratory.config.schema import NetworkSettings

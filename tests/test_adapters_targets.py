@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapter_models import real_size_models, text_encoder, tiny_models, tiny_unet
 from diffusers import UNet2DConditionModel
 
+from adapter_models import real_size_models, text_encoder, tiny_models, tiny_unet
 from loratory.adapters.keys import key_component, module_key, sdxl_original_path
 from loratory.adapters.targets import find_targets
 from loratory.config.schema import NetworkSettings

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_models import Family, shared_tiny_model, tiny_model
 
 from loratory.config.schema import ModelSettings, NoiseSettings
 from loratory.errors import FAILED, LoratoryError
 from loratory.models.detect import ModelInfo, detect_model
+from tiny_models import Family, shared_tiny_model, tiny_model
 
 
 def detect(path: Path | str, *, zero_terminal_snr: bool | None = None, **settings: object) -> ModelInfo:

@@ -12,7 +12,6 @@ from diffusers.loaders.single_file_utils import (
     convert_open_clip_checkpoint,
 )
 from safetensors.torch import load_file, save_file
-from tiny_models import Family, shared_tiny_model, tiny_model
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -31,6 +30,7 @@ from loratory.models.load import (
 )
 from loratory.models.names import original_name
 from loratory.models.weights import weights_identity
+from tiny_models import Family, shared_tiny_model, tiny_model
 
 FAMILIES: list[Family] = ["sd1", "sd2", "sdxl"]
 

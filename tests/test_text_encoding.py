@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import Family, shared_tiny_model
 from torch import nn
 
 from loratory.config.schema import ModelSettings, NoiseSettings
@@ -17,6 +16,7 @@ from loratory.models.detect import detect_model
 from loratory.models.load import BaseModel, load_base_model
 from loratory.models.text import count_tokens, encode_ids, encode_text, overflow, sdxl_time_ids, tokenize
 from loratory.models.tokens import caption_ids
+from tiny_models import Family, shared_tiny_model
 
 # Token ids that sd-scripts' own functions produced.
 FIGURES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "tokens.json").read_text())["captions"]

@@ -1,8 +1,9 @@
 """Files that are either the old one or the new one, never half of each."""
 
+import glob
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def fsync_directory(directory: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True) -> Generator[Path]:
     """Yields a temporary path beside `path`; on success it is fsynced and renamed over `path`, on error removed.
 
     The mode of an existing file is kept; a new one gets the mode the umask gives. Raises OSError as the disk does.
@@ -49,3 +50,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """`write_bytes` for UTF-8 text, newlines as given."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def remove_leftovers(directory: Path, stem: str = "") -> None:
+    """Removes what killed processes left half written in `directory`, of files whose name starts with `stem`."""
+    for path in directory.glob(f".{glob.escape(stem)}*.tmp"):
+        path.unlink(missing_ok=True)

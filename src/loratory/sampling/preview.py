@@ -4,7 +4,7 @@ Every picture has its own seed and its own CPU generator, so drawing disturbs no
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -129,10 +129,10 @@ def draw(
 
 
 def _decode(base: BaseModel, latent: torch.Tensor, device: torch.device, dtype: torch.dtype) -> Image.Image:
+    vae: Any = base.vae
     # SDXL's VAE overflows in float16; bfloat16 has the range.
-    half = dtype == torch.bfloat16
-    with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        decoded = base.vae.decode((latent[None].float() / base.vae_scale).to(base.vae.dtype)).sample[0]
+    with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        decoded = vae.decode((latent[None].float() / base.vae_scale).to(vae.dtype)).sample[0]
     pixels = (decoded.float() / 2 + 0.5).clamp(0, 1).nan_to_num(0).mul(255).round().byte()
     return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy(), "RGB")
 
@@ -145,7 +145,9 @@ def _embeddings(positive: TextConditioning, negative: TextConditioning) -> dict[
 
 
 def _pipeline(base: BaseModel) -> Any:
-    from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     scheduler = DDIMScheduler(
         beta_start=0.00085,
@@ -158,11 +160,16 @@ def _pipeline(base: BaseModel) -> Any:
         rescale_betas_zero_snr=base.info.zero_terminal_snr,
         timestep_spacing="trailing" if base.info.zero_terminal_snr else "leading",
     )
-    shared = {"vae": base.vae, "unet": base.unet, "scheduler": scheduler, "text_encoder": base.text_encoders[0]}
+    shared: dict[str, Any] = {
+        "vae": base.vae,
+        "unet": base.unet,
+        "scheduler": scheduler,
+        "text_encoder": base.text_encoders[0],
+    }
     if base.info.family == "sdxl":
         pipeline = StableDiffusionXLPipeline(
             **shared,
-            text_encoder_2=base.text_encoders[1],
+            text_encoder_2=base.text_encoders[1],  # pyright: ignore[reportArgumentType]
             tokenizer=base.tokenizers[0],
             tokenizer_2=base.tokenizers[1],
             add_watermarker=False,
@@ -180,9 +187,9 @@ def _pipeline(base: BaseModel) -> Any:
 
 
 @contextmanager
-def _borrowed(base: BaseModel, device: torch.device) -> Iterator[None]:
+def _borrowed(base: BaseModel, device: torch.device) -> Generator[None]:
     """All modules on `device` in evaluation mode, and back as they were afterwards."""
-    modules = [base.unet, base.vae, *base.text_encoders]
+    modules: list[torch.nn.Module] = [base.unet, base.vae, *base.text_encoders]
     before = [(module, next(module.parameters()).device, module.training) for module in modules]
     try:
         for module in modules:

@@ -16,13 +16,13 @@ def contact_sheet(
 
     Pictures are scaled to squares of `cell_px`, small ones with hard pixels' edges smoothed (Lanczos).
     """
-    font = ImageFont.load_default(size=max(12, cell_px // 14))
-    small = ImageFont.load_default(size=max(11, cell_px // 17))
-    line_px = int(small.size * 1.3)
-    captions = [textwrap.wrap(text, width=max(8, int(cell_px / small.size * 1.8))) for text in columns]
+    font_px, small_px = max(12, cell_px // 14), max(11, cell_px // 17)
+    font, small = ImageFont.load_default(size=font_px), ImageFont.load_default(size=small_px)
+    line_px = int(small_px * 1.3)
+    captions = [textwrap.wrap(text, width=max(8, int(cell_px / small_px * 1.8))) for text in columns]
     caption_px = max(len(lines) for lines in captions) * line_px + _MARGIN_PX
     label_px = int(max(font.getlength(label) for label, _ in rows)) + 2 * _MARGIN_PX
-    title_px = 3 * font.size
+    title_px = 3 * font_px
     width = label_px + len(columns) * (cell_px + _MARGIN_PX)
     height = int(title_px + caption_px + len(rows) * (cell_px + _MARGIN_PX))
     sheet = Image.new("RGB", (width, height), _PAPER)
@@ -34,7 +34,7 @@ def contact_sheet(
             draw.text((x, title_px + number * line_px), line, fill=_INK, font=small)
     for row, (label, pictures) in enumerate(rows):
         y = int(title_px + caption_px + row * (cell_px + _MARGIN_PX))
-        draw.text((_MARGIN_PX, y + cell_px // 2 - font.size // 2), label, fill=_INK, font=font)
+        draw.text((_MARGIN_PX, y + cell_px // 2 - font_px // 2), label, fill=_INK, font=font)
         for column, picture in enumerate(pictures):
             scaled = picture.resize((cell_px, cell_px), Image.Resampling.LANCZOS)
             sheet.paste(scaled, (label_px + column * (cell_px + _MARGIN_PX), y))

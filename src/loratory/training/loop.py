@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 
 import loratory
+from loratory import atomic
 from loratory.adapters.lora import Adapter, inject
 from loratory.config.schema import Config
-from loratory.dataset.epochs import epoch_batches
+from loratory.dataset.epochs import Visit, epoch_batches
 from loratory.errors import FAILED, LoratoryError
 from loratory.models.load import BaseModel, load_base_model
 from loratory.models.text import TextConditioning, encode_text
@@ -32,7 +33,7 @@ from loratory.training.optimizers import Optimizers, TrainedPart
 from loratory.training.outputs import Outputs, model_hashes, refuse_overwriting
 from loratory.training.plan import Plan, dataset_digest, make_plan
 from loratory.training.schedule import lr_multiplier
-from loratory.training.state import TrainingState, clear_leftovers, load_newest, save_state
+from loratory.training.state import TrainingState, load_newest, save_state
 from loratory.training.step import forward_losses
 
 
@@ -263,12 +264,13 @@ def _windows(plan: Plan, maker: BatchMaker, start: int, *, pin: bool) -> Iterato
     training, length = plan.config.training, plan.length
     buckets = [placement.bucket for placement in plan.placements]
     repeats = [image.repeats for image in plan.images]
+    order: list[tuple[Visit, ...]] = []
     for step in range(start, length.total_steps):
         index, position = divmod(step, plan.steps_per_epoch)
         if step == start or position == 0:
             order = epoch_batches(buckets, repeats, training.train_batch_size, seed=training.seed, epoch=index + 1)
         begin = position * training.gradient_accumulation_steps
-        visits = order[begin : begin + training.gradient_accumulation_steps]  # pyright: ignore[reportPossiblyUnbound]
+        visits = order[begin : begin + training.gradient_accumulation_steps]
         batches = [maker.make(batch, index + 1, step) for batch in visits]
         yield [batch.pinned() for batch in batches] if pin else batches
 
@@ -280,8 +282,9 @@ def _cache_latents(
     # SDXL's VAE overflows in float16, so there it stays float32 whatever is asked.
     full = plan.config.model.no_half_vae or (plan.info.family == "sdxl" and dtype == torch.float16)
     red, green, blue = dataset.alpha_background
+    vae: torch.nn.Module = base.vae
     encoder = LatentEncoder(
-        vae=base.vae.to(device, torch.float32 if full else dtype),
+        vae=vae.to(device, torch.float32 if full else dtype),
         identity=base.identity["vae"],
         device=device,
         dtype=torch.float32 if full else dtype,
@@ -300,13 +303,14 @@ def _cache_latents(
     for ready in cache.fill(pictures):
         recorder.write(Phase("caching latents", ready, len(pictures)))
     if keep:
-        base.vae.to("cpu")  # needed again only for previews; the space belongs to the UNet
+        vae.to("cpu")  # needed again only for previews; the space belongs to the UNet
     return cache
 
 
 def _place(base: BaseModel, device: torch.device, dtype: torch.dtype, config: Config) -> None:
     """Moves the networks to the device: frozen weights in the compute dtype, the adapter's own in float32."""
-    for module in (base.unet, *base.text_encoders):
+    modules: list[torch.nn.Module] = [base.unet, *base.text_encoders]
+    for module in modules:
         for parameter in module.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(dtype)  # on the CPU: float32 need not fit on the device
@@ -387,7 +391,8 @@ def _restore(
     recorder: Recorder,
 ) -> int:
     """Loads the newest state, if there is one, and returns the step to go on from."""
-    clear_leftovers(run.state)
+    atomic.remove_leftovers(run.state)
+    atomic.remove_leftovers(plan.config.output.output_dir, plan.config.output.output_name)
     state, problems = load_newest(run.state)
     for problem in problems:
         recorder.write(Notice("warning", problem))

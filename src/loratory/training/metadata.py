@@ -28,7 +28,7 @@ def adapter_metadata(
     model_hashes: `ss_sd_model_hash` and `ss_new_sd_model_hash` where the base model is one file. Hashes of the adapter
     itself are added by `adapters.files`.
     """
-    network = {
+    network: dict[str, object] = {
         "ss_v2": plan.info.family == "sd2",
         "ss_base_model_version": _base_version(plan),
         "ss_network_module": "networks.lora" if config.network.network_type == "lora" else "lycoris.kohya",

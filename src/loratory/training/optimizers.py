@@ -65,13 +65,14 @@ class Optimizers:
 
 def _make(parts: list[TrainedPart], settings: OptimizerSettings) -> torch.optim.Optimizer:
     groups = [{"name": part.name, "params": part.parameters, "lr": part.base_lr} for part in parts]
-    arguments = settings.parsed_optimizer_args
+    arguments: dict[str, Any] = settings.parsed_optimizer_args
     try:
         match settings.optimizer_type.lower():
             case "adamw":
                 on_gpu = all(p.is_cuda for part in parts for p in part.parameters)
                 # One kernel for all parameters; the arithmetic is that of the plain loop.
-                return torch.optim.AdamW(groups, **({"fused": True} if on_gpu else {}) | arguments)
+                fused: dict[str, Any] = {"fused": True} if on_gpu else {}
+                return torch.optim.AdamW(groups, **fused | arguments)
             case "prodigy":
                 from prodigyopt import Prodigy  # pyright: ignore[reportMissingTypeStubs]
 

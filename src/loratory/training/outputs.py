@@ -133,16 +133,13 @@ class Outputs:
     def _remove_old(self) -> None:
         """Keeps the last n epochs and steps of files, as save_last_n_epochs and save_last_n_steps say."""
         output = self.config.output
-        for path, saved in list(self._saved.items()):
-            if path.stem == f"{output.output_name}-{saved.epoch:06d}":
-                newest, mine, last = max(s.epoch for s in self._saved.values()), saved.epoch, output.save_last_n_epochs
-            elif path.stem == self._step_stem(saved.step):
-                newest, mine, last = max(s.step for s in self._saved.values()), saved.step, output.save_last_n_steps
-            else:
-                continue
-            if last and mine <= newest - last:
-                path.unlink(missing_ok=True)
-                del self._saved[path]
+        epochs = {p: s.epoch for p, s in self._saved.items() if p.stem == f"{output.output_name}-{s.epoch:06d}"}
+        steps = {p: s.step for p, s in self._saved.items() if p.stem == self._step_stem(s.step)}
+        for numbers, last in ((epochs, output.save_last_n_epochs), (steps, output.save_last_n_steps)):
+            for path, number in numbers.items():
+                if last and number <= max(numbers.values()) - last:
+                    path.unlink(missing_ok=True)
+                    del self._saved[path]
 
 
 def refuse_overwriting(config: Config, run: RunDirectory) -> None:

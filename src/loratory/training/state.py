@@ -60,11 +60,5 @@ def load_newest(directory: Path) -> tuple[TrainingState | None, list[str]]:
     return None, problems
 
 
-def clear_leftovers(directory: Path) -> None:
-    """Removes half-written files of a killed process."""
-    for path in directory.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
 def _newest_first(directory: Path) -> list[Path]:
     return sorted(directory.glob("[0-9]*.pt"), reverse=True)

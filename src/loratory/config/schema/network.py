@@ -1,7 +1,7 @@
 """What is trained: table `[network]`."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -19,8 +19,10 @@ USED_BY: dict[str, frozenset[str]] = {
     "network_alpha": _LOW_RANK,
     "conv_dim": (_LOW_RANK | _OFT) - {"lora"},
     "conv_alpha": _LOW_RANK - {"lora"},
-    "network_dropout": _LOW_RANK - {"loha", "lokr"},
-    "rank_dropout": _LOW_RANK | _OFT,
+    # DoRA's norm is that of the whole changed weight: dropping a part of it would change what it divides by.
+    "network_dropout": _LOW_RANK - {"loha", "lokr", "dora"},
+    "rank_dropout": (_LOW_RANK | _OFT) - {"dora"},
+    "module_dropout": frozenset(get_args(NetworkType)) - {"dora"},
     "scale_weight_norms": _PEFT | _OFT | {"loha", "lokr"},
     "rs_lora": _PEFT | {"loha", "lokr"},
     "factor": frozenset({"lokr"}),
@@ -63,7 +65,8 @@ class NetworkSettings(SettingsTable):
     sd-scripts' default is 1. Equal to the rank, but 1 under Prodigy and DAdaptation."""
 
     conv_dim: Annotated[Annotated[int, Field(ge=1, le=4096)] | None, ZeroIsOff] = None
-    """Rank for the 3x3 convolutions; left out or 0, these are not trained. 16 at most."""
+    """Rank for the 3x3 convolutions; left out or 0, locon takes `network_dim` and `network_alpha` for them, and the
+    other types do not train them. sd-scripts: same for LyCORIS. 16 at most."""
 
     conv_alpha: Annotated[float, Field(gt=0)] = 1.0
     """Alpha for the 3x3 convolutions. 1 goes with rank 16."""

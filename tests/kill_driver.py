@@ -1,0 +1,84 @@
+"""Trains a config in child processes, each killed as told, until one comes to the end.
+
+    python kill_driver.py CONFIG '[{"after_step": 3}, {"at_fsync": 5}, …]'
+
+Children are forked from a process that has imported everything and computed nothing: starting one takes no time.
+after_step: SIGKILL as soon as that step stands in the events. at_fsync: SIGKILL inside the n-th fsync, which is in the
+middle of saving something. at_torch_save: SIGKILL half way through writing the n-th state.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+import loratory.training.loop  # noqa: F401 - imported before the forks, so that no child has to
+from loratory.config.load import dump_config, load_config
+from loratory.runs.events import Step
+from loratory.runs.host import host, open_for_resume
+from loratory.runs.store import EventReader, RunDirectory
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at_call(module: object, name: str, number: int) -> None:
+    original, calls = getattr(module, name), 0
+
+    def counting(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            if name == "save":  # half of the file is there
+                original(*args, **kwargs)
+                path = Path(args[1])
+                os.truncate(path, path.stat().st_size // 2)
+            die()
+        return original(*args, **kwargs)
+
+    setattr(module, name, counting)
+
+
+def child(run: RunDirectory, plan: dict[str, int]) -> None:
+    torch.set_num_threads(1)
+    if "at_fsync" in plan:
+        die_at_call(os, "fsync", plan["at_fsync"])
+    if "at_torch_save" in plan:
+        die_at_call(torch, "save", plan["at_torch_save"])
+    host(open_for_resume(run), run, threading.Event())
+
+
+def main() -> None:
+    config = load_config(sys.argv[1])
+    run = RunDirectory.create(config.output.runs_dir, config.output.output_name, dump_config(config))
+    for plan in [*json.loads(sys.argv[2]), {}]:
+        reader = EventReader(run.events, run.events.stat().st_size if run.events.exists() else 0)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                child(run, plan)
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        status, done = 0, 0
+        while not done:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            seen = [timed.event.step for timed in reader.read() if isinstance(timed.event, Step)]
+            if not done and seen and seen[-1] >= plan.get("after_step", 10**9):
+                os.kill(pid, signal.SIGKILL)
+                plan = {}
+            time.sleep(0.002)
+        print(json.dumps({"killed": os.WIFSIGNALED(status), "status": status}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
