@@ -5,6 +5,7 @@ Exit codes: 0 fine, 1 findings or a failed run, 2 wrong use, 130 interrupted.
 
 import errno
 import importlib
+import os
 import sys
 import traceback
 
@@ -54,6 +55,9 @@ def cli(debug: bool) -> None:
 def main() -> None:
     """The console script."""
     debug = "--debug" in sys.argv[1:]
+    # These print to the terminal through handlers of their own, set up when they are imported.
+    for library in ("DIFFUSERS", "TRANSFORMERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     sys.exit(_run(debug))
 
 

@@ -18,14 +18,17 @@ _PART = {"unet": "UNet", "text_encoder": "text encoder"}
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, e.g. training.seed=7.")
+@click.option("--captions", is_flag=True, help="Also show ten draws of one caption of each concept folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plan(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def plan(config: Path, overrides: tuple[str, ...], captions: bool, as_json: bool) -> None:
     """What CONFIG would train, for how long, and what it needs on disk. Exits with 2 if it cannot work."""
     from loratory.training.plan import make_plan
 
     with output.talk.status("reading pictures and model"):
         made = make_plan(load_config(config, overrides))
     summary = _summary(made)
+    if captions:
+        summary["captions"] = _draws(made)
     if as_json:
         output.data_json(summary)
     else:
@@ -79,6 +82,30 @@ def _summary(made: Any) -> dict[str, Any]:
     }
 
 
+def _draws(made: Any, count: int = 10) -> dict[str, list[str]]:
+    """Captions of the first picture of each folder as `count` epochs would train them."""
+    from loratory.dataset.captions import draw_caption
+
+    first: dict[str, int] = {}
+    for index, image in enumerate(made.images):
+        first.setdefault(image.folder, index)
+    return {
+        f"{folder}/{made.images[index].path.name}": [
+            draw_caption(
+                made.images[index].caption,
+                made.config.caption,
+                seed=made.config.training.seed,
+                epoch=epoch,
+                visit=(index, 0),
+                step=(epoch - 1) * made.steps_per_epoch,
+                max_steps=made.length.total_steps,
+            )
+            for epoch in range(1, count + 1)
+        ]
+        for folder, index in first.items()
+    }
+
+
 def _print(made: Any, summary: dict[str, Any]) -> None:
     config = made.config
     accumulation = config.training.gradient_accumulation_steps
@@ -120,6 +147,10 @@ def _print(made: Any, summary: dict[str, Any]) -> None:
     times = "once" if made.saves == 1 else f"{made.saves} times"
     _fact("saves", f"{times}, {spoken_bytes(made.save_bytes)} each, in {config.output.output_dir}")
     _fact("disk", f"at most {spoken_bytes(made.disk_bytes)}, states for resuming included")
+    for picture, drawn in summary.get("captions", {}).items():
+        output.data(output.plain(f"\n{picture} as it is trained in ten epochs"))
+        for text in drawn:
+            output.data(output.plain(f"  {text or '(empty)'}"))
     for sentence in summary["warnings"]:
         output.say(f"warning: {sentence}", "yellow")
     for finding in summary["findings"]:

@@ -57,7 +57,7 @@ class Viewer:
         self._show: Callable[[Event], None]
         self._bar: Progress | None = None
         if as_json:
-            self._show = _print_json
+            self._show = _json_printer()
         elif output.talk.is_terminal:
             self._bar = _progress()
             self._show = _Bars(self._bar).show
@@ -183,9 +183,15 @@ def _lines(event: Event) -> list[str]:
             return []
 
 
-def _print_json(event: Event) -> None:
-    sys.stdout.write(encode(event) + "\n")
-    sys.stdout.flush()
+def _json_printer() -> Callable[[Event], None]:
+    # The stream of now: a library that prints has stdout taken away while it is called.
+    stdout = sys.stdout
+
+    def show(event: Event) -> None:
+        stdout.write(encode(event) + "\n")
+        stdout.flush()
+
+    return show
 
 
 def spoken_time(seconds: float) -> str:

@@ -55,7 +55,14 @@ def train(config: Config, run: RunDirectory, control: Control, recorder: Recorde
     recorder.write(Phase("loading the base model", 0, 1))
     base = load_base_model(plan.info, config.model)
 
-    latents = _cache_latents(plan, base, device, dtype, recorder)
+    latents = _latent_cache(plan, base, device, dtype)
+    pictures = _pictures(plan)
+    for ready in latents.fill(pictures):
+        recorder.write(Phase("caching latents", ready, len(pictures)))
+        if "stop" in control.poll():
+            return Finished("stopped", 0, "Stopped while caching latents; no step was trained by this process.")
+    if latents.keep:
+        torch.nn.Module.to(base.vae, "cpu")  # needed again only for previews; the space belongs to the UNet
     adapter = inject(
         base.unet,
         base.text_encoders,
@@ -275,16 +282,23 @@ def _windows(plan: Plan, maker: BatchMaker, start: int, *, pin: bool) -> Iterato
         yield [batch.pinned() for batch in batches] if pin else batches
 
 
-def _cache_latents(
-    plan: Plan, base: BaseModel, device: torch.device, dtype: torch.dtype, recorder: Recorder
-) -> LatentCache:
+def _pictures(plan: Plan) -> list[Picture]:
+    """Every picture as it will be encoded: mirrored ones beside the others where they are mirrored at random."""
+    sides = (False, True) if plan.config.dataset.flip_aug else (False,)
+    return [
+        Picture(image, placement, flipped)
+        for image, placement in zip(plan.images, plan.placements, strict=True)
+        for flipped in sides
+    ]
+
+
+def _latent_cache(plan: Plan, base: BaseModel, device: torch.device, dtype: torch.dtype) -> LatentCache:
     dataset = plan.config.dataset
     # SDXL's VAE overflows in float16, so there it stays float32 whatever is asked.
     full = plan.config.model.no_half_vae or (plan.info.family == "sdxl" and dtype == torch.float16)
     red, green, blue = dataset.alpha_background
-    vae: torch.nn.Module = base.vae
     encoder = LatentEncoder(
-        vae=vae.to(device, torch.float32 if full else dtype),
+        vae=torch.nn.Module.to(base.vae, device, torch.float32 if full else dtype),
         identity=base.identity["vae"],
         device=device,
         dtype=torch.float32 if full else dtype,
@@ -293,18 +307,7 @@ def _cache_latents(
     )
     keep = dataset.cache_latents or dataset.cache_latents_to_disk
     directory = cache_dir() / "latents" if dataset.cache_latents_to_disk else None
-    cache = LatentCache(encoder, dataset.vae_batch_size, keep, directory)
-    sides = (False, True) if dataset.flip_aug else (False,)
-    pictures = [
-        Picture(image, placement, flipped)
-        for image, placement in zip(plan.images, plan.placements, strict=True)
-        for flipped in sides
-    ]
-    for ready in cache.fill(pictures):
-        recorder.write(Phase("caching latents", ready, len(pictures)))
-    if keep:
-        vae.to("cpu")  # needed again only for previews; the space belongs to the UNet
-    return cache
+    return LatentCache(encoder, dataset.vae_batch_size, keep, directory)
 
 
 def _place(base: BaseModel, device: torch.device, dtype: torch.dtype, config: Config) -> None:

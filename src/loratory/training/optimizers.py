@@ -1,6 +1,8 @@
 """Optimizers behind one small face: the loop sets rates, steps, and asks for the effective rate."""
 
+import io
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +78,8 @@ def _make(parts: list[TrainedPart], settings: OptimizerSettings) -> torch.optim.
             case "prodigy":
                 from prodigyopt import Prodigy  # pyright: ignore[reportMissingTypeStubs]
 
-                return Prodigy(groups, **arguments)
+                with redirect_stdout(io.StringIO()):  # it prints a line, and stdout is for data
+                    return Prodigy(groups, **arguments)
             case other:
                 raise ValueError(f"no optimizer named {other}")  # config.unbuilt refuses it before a run starts
     except TypeError as error:

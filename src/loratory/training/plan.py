@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -130,6 +130,7 @@ def make_plan(config: Config) -> Plan:
         "text_encoder": config.optimizer.effective_text_encoder_lr,
     }
     parts = tuple(_part(name, lr, targets, models, config) for name, lr in rates.items())
+    _refuse_clip_skip(config, info, text_encoders)
     parameters = sum(part.parameters for part in parts)
     saves = _count_saves(config, length, steps)
     optimizer_tensors = _OPTIMIZER_TENSORS[config.optimizer.optimizer_type.lower()]
@@ -147,7 +148,7 @@ def make_plan(config: Config) -> Plan:
         saves=saves,
         save_bytes=parameters * _BYTES[config.output.save_precision],
         state_bytes=parameters * 4 * (1 + optimizer_tensors),
-        warnings=(*_truncated_captions(config, info, images), *_schedule_warnings(config, length)),
+        warnings=(*_truncated_captions(config, info, images), *_setting_warnings(config, info, length)),
     )
 
 
@@ -222,8 +223,16 @@ def _truncated_captions(config: Config, info: ModelInfo, images: tuple[TrainImag
     ]
 
 
-def _schedule_warnings(config: Config, length: RunLength) -> list[str]:
+def _refuse_clip_skip(config: Config, info: ModelInfo, text_encoders: Sequence[nn.Module]) -> None:
+    layers: int = text_encoders[0].config.num_hidden_layers  # pyright: ignore
+    if info.family != "sdxl" and (config.model.clip_skip or 1) > layers:
+        raise LoratoryError(f"model.clip_skip = {config.model.clip_skip}: the text encoder has {layers} layers only.")
+
+
+def _setting_warnings(config: Config, info: ModelInfo, length: RunLength) -> list[str]:
     warnings: list[str] = []
+    if info.family == "sdxl" and config.model.clip_skip:
+        warnings.append("model.clip_skip does nothing with SDXL, which always reads the layer before the last.")
     warmup = config.optimizer.warmup_steps(length.total_steps)
     if warmup >= length.total_steps:
         warnings.append(
