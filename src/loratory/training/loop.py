@@ -45,7 +45,8 @@ def train(config: Config, run: RunDirectory, control: Control, recorder: Recorde
     recorder.write(Phase("reading the dataset", 0, 1))
     refuse_overwriting(config, run)
     plan = make_plan(config)
-    for sentence in plan.warnings:
+    doubts = [finding.message for finding in plan.dataset.findings if finding.severity == "warning"]
+    for sentence in (*plan.warnings, *doubts):
         recorder.write(Notice("warning", sentence))
     device = pick_device()
     dtype = compute_dtype(config.training, device)

@@ -1,7 +1,9 @@
 """What a run will do, worked out before it starts: true steps, exposure, what is trained, what it needs on disk."""
 
+import dataclasses
 import hashlib
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -134,7 +136,7 @@ def make_plan(config: Config) -> Plan:
     parameters = sum(part.parameters for part in parts)
     saves = _count_saves(config, length, steps)
     optimizer_tensors = _OPTIMIZER_TENSORS[config.optimizer.optimizer_type.lower()]
-    return Plan(
+    plan = Plan(
         config=config,
         info=info,
         dataset=dataset,
@@ -150,6 +152,7 @@ def make_plan(config: Config) -> Plan:
         state_bytes=parameters * 4 * (1 + optimizer_tensors),
         warnings=(*_truncated_captions(config, info, images), *_setting_warnings(config, info, length)),
     )
+    return dataclasses.replace(plan, warnings=(*plan.warnings, *_disk_warnings(plan)))
 
 
 def dataset_digest(plan: Plan) -> str:
@@ -227,6 +230,20 @@ def _refuse_clip_skip(config: Config, info: ModelInfo, text_encoders: Sequence[n
     layers: int = text_encoders[0].config.num_hidden_layers  # pyright: ignore
     if info.family != "sdxl" and (config.model.clip_skip or 1) > layers:
         raise LoratoryError(f"model.clip_skip = {config.model.clip_skip}: the text encoder has {layers} layers only.")
+
+
+def _disk_warnings(plan: Plan) -> list[str]:
+    """Says when the disk of the output folder has less room than the run may take."""
+    folder = plan.config.output.output_dir
+    while not folder.exists():
+        folder = folder.parent
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes >= plan.disk_bytes:
+        return []
+    return [
+        f"The run may write {plan.disk_bytes / 1e9:.1f} GB, and the disk of {folder} has {free_bytes / 1e9:.1f} GB left. "
+        "Make room, save less often, or set output.save_last_n_epochs."
+    ]
 
 
 def _setting_warnings(config: Config, info: ModelInfo, length: RunLength) -> list[str]:
