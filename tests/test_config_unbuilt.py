@@ -21,7 +21,8 @@ def config(**tables: dict[str, Any]) -> Config:
     [
         {},
         {"network": {"network_type": "locon", "conv_dim": 8, "rs_lora": True, "scale_weight_norms": 1.0}},
-        {"network": {"network_type": "dora", "network_dropout": 0.1, "rank_dropout": 0.1, "module_dropout": 0.1}},
+        {"network": {"network_type": "lora", "network_dropout": 0.1, "rank_dropout": 0.1, "module_dropout": 0.1}},
+        {"network": {"network_type": "dora", "conv_dim": 8, "scale_weight_norms": 1.0}},
         {"optimizer": {"optimizer_type": "prodigy", "learning_rate": 1.0, "optimizer_args": "decouple=True"}},
         {"optimizer": {"lr_scheduler": "cosine_with_restarts", "lr_scheduler_num_cycles": 3, "lr_warmup_steps": 0.1}},
         {"loss": {"min_snr_gamma": 5.0}, "noise": {"zero_terminal_snr": True, "min_timestep": 10}},

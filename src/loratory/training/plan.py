@@ -30,6 +30,7 @@ from loratory.models.components import load_tokenizers
 from loratory.models.detect import ModelInfo, detect_model
 from loratory.models.load import meta_unet_and_text_encoders
 from loratory.models.tokens import overflow
+from loratory.sampling.preview import prompts_of
 from loratory.training.schedule import lr_multiplier
 
 PartName = Literal["unet", "text_encoder"]
@@ -102,6 +103,7 @@ def make_plan(config: Config) -> Plan:
     dataset = scan_dataset(config.dataset, config.caption)
     refuse_errors(dataset)
     info = detect_model(config.model, config.noise)
+    prompts_of(config)  # a prompt that cannot be drawn is refused now, not after the last step
     images = tuple(image for image in dataset.images if not image.is_reg)
     placements = tuple(place_image(image.size, config.dataset) for image in images)
     _refuse_small_buckets(images, placements)
@@ -241,8 +243,8 @@ def _disk_warnings(plan: Plan) -> list[str]:
     if free_bytes >= plan.disk_bytes:
         return []
     return [
-        f"The run may write {plan.disk_bytes / 1e9:.1f} GB, and the disk of {folder} has {free_bytes / 1e9:.1f} GB left. "
-        "Make room, save less often, or set output.save_last_n_epochs."
+        f"The run may write {plan.disk_bytes / 1e9:.1f} GB, and the disk of {folder} has {free_bytes / 1e9:.1f} GB "
+        "left. Make room, save less often, or set output.save_last_n_epochs."
     ]
 
 
