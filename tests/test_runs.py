@@ -156,6 +156,15 @@ def test_the_recorder_keeps_the_record_with_the_events(run: RunDirectory) -> Non
     assert run.read_record() is None
 
 
+def test_two_processes_cannot_train_one_run(run: RunDirectory) -> None:
+    with Recorder(run) as first:
+        with pytest.raises(LoratoryError, match="another process"):
+            Recorder(run)
+        first.write(Notice("note", "still mine"))
+    with Recorder(run):
+        pass
+
+
 def test_commands_are_obeyed_once_and_in_order(run: RunDirectory) -> None:
     control = Control(run.control)
     assert control.poll() == []

@@ -1,0 +1,53 @@
+"""What the documents tell a person to type exists, and what they link to is there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from loratory.cli.main import VERBS, cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMAND = re.compile(r"(?:^|`|bin/)loratory ([^`\n#]+)", re.MULTILINE)
+
+
+def commands_in(page: Path) -> list[str]:
+    blocks = re.findall(r"```console\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    spans = re.findall(r"`(loratory [^`]+)`", page.read_text("utf-8"))
+    return [match[1] for text in [*lines, *spans] for match in COMMAND.finditer(text) if "…" not in match[1]]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_exist_with_these_options(page: Path) -> None:
+    for text in commands_in(page):
+        words = shlex.split(text)
+        command: click.Command = cli
+        while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+            found = command.get_command(click.Context(command), words.pop(0))
+            assert found is not None, text
+            command = found
+        # Parsing only: the files named in a document need not be there.
+        if words:
+            command.make_parser(click.Context(command)).parse_args(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text("utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_verb_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert all(f"loratory {verb}" in text for verb in VERBS)
+
+
+def test_the_two_commands_of_the_readme() -> None:
+    """The first is what the wheel test does in a clean environment; the second is this gate."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/loratory demo" in text
+    assert (ROOT / "scripts" / "check").stat().st_mode & 0o111
