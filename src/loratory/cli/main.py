@@ -3,8 +3,10 @@
 Exit codes: 0 fine, 1 findings or a failed run, 2 wrong use, 130 interrupted.
 """
 
+import difflib
 import errno
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -37,6 +39,14 @@ class _Verbs(click.Group):
             return None
         return getattr(importlib.import_module(f"loratory.cli.{cmd_name}"), cmd_name)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in VERBS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], VERBS, n=1)
+            ctx.fail(f"No such command {args[0]!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
@@ -58,7 +68,27 @@ def main() -> None:
     # These print to the terminal through handlers of their own, set up when they are imported.
     for library in ("DIFFUSERS", "TRANSFORMERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
-    sys.exit(_run(debug))
+    _prepare_streams()
+    code = _run(debug)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # The reader of our output has gone (`| head`). Python would try, and complain, once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def _prepare_streams() -> None:
+    """Makes every write possible: to closed streams (they lead nowhere), of characters that the terminal lacks."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # Takes the lowest free number, which is this one. Left free, it would go to one of a run's files, and what
+            # some library prints would land in there.
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _run(debug: bool) -> int:
@@ -75,8 +105,6 @@ def _run(debug: bool) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`). Python would complain once more at exit.
-        sys.stdout = None
         return 0
     except Exception as error:  # noqa: BLE001 - the last line of defence: a person never sees a traceback unasked
         if debug:

@@ -2,29 +2,70 @@
 
 import json
 import sys
-from typing import Any
+from contextlib import AbstractContextManager, suppress
+from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+# What stands in for our own punctuation where the terminal has only ASCII.
+_ASCII = str.maketrans(
+    {"·": "-", "“": '"', "”": '"', "’": "'", "…": "...", "–": "-", "→": "->"}
+    | {"○": "o", "●": "*", "✓": "+", "✗": "x", "‖": "=", "\N{REPLACEMENT CHARACTER}": "?"}
+)
+
+
+class _Talk(Console):
+    def on_broken_pipe(self) -> None:
+        # The default ends the program. Nobody listens any more (`2>&1 | head`), but the work goes on.
+        self.quiet = True
+
+
 # Markup and emoji codes are off: captions, file names and messages are text, whatever they look like.
-talk = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
+talk = _Talk(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def redraws() -> bool:
+    """Whether stderr is a terminal on which a line can be drawn again."""
+    return talk.is_terminal and not talk.is_dumb_terminal
 
 
 def data(text: str) -> None:
     """A line of the result, for a person or a pipe."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(_fitting(text, sys.stdout.encoding) + "\n")
     sys.stdout.flush()
 
 
-def data_json(value: Any) -> None:
-    """The result as JSON."""
-    data(json.dumps(value, ensure_ascii=False, indent=1, default=str))
+def data_json(value: Any, *, stream: TextIO | None = None, indent: int | None = 1) -> None:
+    """The result as JSON; with `indent` None on one line."""
+    to = stream if stream is not None else sys.stdout
+    separators = (",", ":") if indent is None else None
+    ascii_only = not _is_unicode(to.encoding)
+    to.write(json.dumps(value, ensure_ascii=ascii_only, indent=indent, separators=separators, default=str) + "\n")
+    to.flush()
 
 
 def say(text: str, style: str = "") -> None:
     """A sentence beside the result."""
-    talk.print(Text(plain(text), style=style))
+    _tell((text, style))
+
+
+def error(message: str, hint: str = "") -> None:
+    """What went wrong, and what to do about it."""
+    _tell(("error: ", "bold red"), (message, ""))
+    if hint:
+        _tell((hint, ""))
+
+
+def working(text: str) -> AbstractContextManager[object]:
+    """Shows on a terminal, until it is left, that something is being done."""
+    return talk.status(text, spinner="dots" if _is_unicode(talk.encoding) else "line")
+
+
+def show(renderable: RenderableType) -> None:
+    """A table of the result."""
+    # Built per call: a test, or a run that lost its terminal, may have put another stream in place.
+    Console(markup=False, emoji=False, highlight=False).print(renderable)
 
 
 def plain(text: str) -> str:
@@ -32,17 +73,21 @@ def plain(text: str) -> str:
     return "".join(c if c == "\n" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def error(message: str, hint: str = "") -> None:
-    """What went wrong, and what to do about it."""
-    talk.print(Text.assemble(("error: ", "bold red"), plain(message)))
-    if hint:
-        talk.print(Text(plain(hint)))
+def one_line(text: str) -> str:
+    """`plain` text on one line: what comes from a file cannot pass for a line of ours."""
+    return plain(" ".join(text.split()))
 
 
-def show(renderable: RenderableType) -> None:
-    """A table of the result, with an empty line on either side."""
-    # Built per call: a test, or a run that lost its terminal, may have put another stream in place.
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.print()
-    console.print(renderable)
-    console.print()
+def _tell(*parts: tuple[str, str]) -> None:
+    styled = talk.is_terminal  # in log.txt, where a run that lost its terminal writes, colours are noise
+    pieces = [(_fitting(plain(text), talk.encoding), style if styled else "") for text, style in parts]
+    with suppress(OSError):  # the terminal has gone, or the disk behind a redirection is full: the work goes on
+        talk.print(Text.assemble(*pieces))
+
+
+def _fitting(text: str, encoding: str | None) -> str:
+    return text if _is_unicode(encoding) else text.translate(_ASCII)
+
+
+def _is_unicode(encoding: str | None) -> bool:
+    return (encoding or "utf-8").lower().replace("-", "").startswith("utf")

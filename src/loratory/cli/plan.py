@@ -22,10 +22,11 @@ _PART = {"unet": "UNet", "text_encoder": "text encoder"}
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(config: Path, overrides: tuple[str, ...], captions: bool, as_json: bool) -> None:
     """What CONFIG would train, for how long, and what it needs on disk. Exits with 2 if it cannot work."""
-    from loratory.training.plan import make_plan
+    settings = load_config(config, overrides)
+    with output.working("reading pictures and model"):
+        from loratory.training.plan import make_plan  # imports torch, which takes seconds
 
-    with output.talk.status("reading pictures and model"):
-        made = make_plan(load_config(config, overrides))
+        made = make_plan(settings)
     summary = _summary(made)
     if captions:
         summary["captions"] = _draws(made)

@@ -1,22 +1,31 @@
-"""A run as a person sees it in a plain terminal: a progress bar that reads the run directory, as any viewer does."""
+"""A run as a person sees it in a plain terminal: it is read from the run directory, as every viewer does."""
 
+import json
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple, TextIO
 
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
 from rich.text import Text
 
 from loratory.cli import output
-from loratory.runs.events import Event, Finished, Notice, Phase, Sampled, Saved, Started, Step, encode
+from loratory.runs.events import Event, Finished, Notice, Phase, Sampled, Saved, Started, Step, Timed, encode
 from loratory.runs.store import EventReader, RunDirectory
 
 POLL_EVERY_S = 0.2
 # Without a terminal to redraw, a line this often is enough to see that it lives.
 LINE_EVERY_S = 10.0
 _SMOOTHING = 0.95
+_WIDEST_BAR = 40
+_NARROWEST_BAR = 8
+# What a narrow terminal does without, first to last.
+_LEFT_OUT = ("epoch", "name", "pace", "loss", "eta")
 
 
 @dataclass
@@ -40,31 +49,63 @@ class Pace:
         recent = sorted(self.step_s[-50:])
         return recent[len(recent) // 2] if recent else 0.0
 
-    def line(self, step: Step) -> str:
-        return (
-            f"epoch {step.epoch}/{self.epochs} · step {step.step}/{self.total_steps} · "
-            f"{spoken_pace(self.seconds_per_step)} · loss {self.loss:.4f} · ETA "
-            f"{spoken_time((self.total_steps - step.step) * self.seconds_per_step)}"
-        )
+    def facts(self, step: Step) -> dict[str, str]:
+        """What is said of `step`, in the order it is said in; the time left only while there is any."""
+        facts = {
+            "epoch": f"epoch {step.epoch}/{self.epochs}",
+            "step": f"step {step.step}/{self.total_steps}",
+            "pace": spoken_pace(self.seconds_per_step),
+            "loss": f"loss {self.loss:.4f}",
+        }
+        left = self.total_steps - step.step
+        return facts | ({"eta": f"ETA {spoken_time(left * self.seconds_per_step)}"} if left else {})
+
+
+class Layout(NamedTuple):
+    """A progress line: what stands before the bar, the bar's width in cells (0: none), and what stands after it."""
+
+    name: str
+    bar: int
+    facts: str
+
+
+def lay_out(name: str, facts: Mapping[str, str], width: int) -> Layout:
+    """The most that fits into `width` cells, as `name bar fact · fact`.
+
+    The less important facts make room for a bar of at least 8 cells. Without any facts there is nothing to draw a bar
+    of. A name alone that is too long stays as it is.
+    """
+    if not facts:
+        return Layout(name, 0, "")
+    kept = {"name": name, **facts}
+    leaving = [key for key in _LEFT_OUT if key != "name" or len(facts) > 1]
+    while True:
+        before = kept.get("name", "")
+        after = " · ".join(text for key, text in kept.items() if key != "name")
+        room = width - cell_len(after) - 1 - (cell_len(before) + 1 if before else 0)
+        if room >= _NARROWEST_BAR:
+            return Layout(before, min(room, _WIDEST_BAR), after)
+        if not leaving:
+            return Layout(before, 0, after)
+        kept.pop(leaving.pop(0), None)
 
 
 class Viewer:
-    """Follows a run until it finishes or `close` is called; on a thread where the run is in this process."""
+    """Follows a run until it finishes or `close` is called; on a thread where the run is in this process.
 
-    def __init__(self, run: RunDirectory, *, as_json: bool, from_offset: int = 0) -> None:
+    stopping: set when the person has asked the run in this process to stop, which they are told at once.
+    """
+
+    def __init__(
+        self, run: RunDirectory, *, as_json: bool, from_offset: int = 0, stopping: threading.Event | None = None
+    ) -> None:
         self._reader = EventReader(run.events, from_offset)
         self._closing = threading.Event()
-        self._show: Callable[[Event], None]
-        self._bar: Progress | None = None
-        if as_json:
-            self._show = _json_printer()
-        elif output.talk.is_terminal:
-            self._bar = _progress()
-            self._show = _Bars(self._bar).show
-        else:
-            self._show = _Lines().show
+        self._stopping = stopping or threading.Event()
+        # The stream of now: a library that prints has stdout taken away while it is called.
+        self._json_stream = sys.stdout if as_json else None
         self.finished: Finished | None = None
-        self._thread = threading.Thread(target=self.follow, name="viewer", daemon=True)
+        self._thread = threading.Thread(target=self._follow_beside, name="viewer", daemon=True)
 
     def start(self) -> None:
         """Follows on a thread."""
@@ -75,123 +116,190 @@ class Viewer:
         self._closing.set()
         self._thread.join(timeout=5)
 
+    def _follow_beside(self) -> None:
+        with suppress(OSError):  # whoever read our output has gone; the run has not
+            self.follow()
+
     def follow(self, alive: Callable[[], bool] = lambda: True) -> None:
-        """Shows events as they come until the run has finished, `alive` says no, or `close` is called."""
+        """Shows events as they come until the run has finished, `alive` says no, or `close` is called.
+
+        Raises OSError (BrokenPipeError) when nobody reads the JSON.
+        """
+        view = self._first_view()
+        told = False
         try:
-            if self._bar:
-                self._bar.start()
             while True:
                 last = self._closing.is_set() or not alive()
                 for timed in self._reader.read():
-                    self._show(timed.event)
+                    if isinstance(view, _Bar) and not output.redraws():
+                        # The terminal has gone; since then, stderr is the run's log.
+                        view.close()
+                        view = _Lines(view.pace)
+                    view.show(timed)
                     # A resumed run has the last word of an earlier process in its past.
                     self.finished = timed.event if isinstance(timed.event, Finished) else None
                 if last or self.finished:
                     return
+                if self._stopping.is_set() and not told:
+                    told = True
+                    output.say("stopping after the step in hand, with the state saved; Ctrl-C again stops at once")
+                view.refresh()
                 self._closing.wait(POLL_EVERY_S)
-        except OSError:
-            return  # the terminal is gone; the run is not
         finally:
-            if self._bar:
-                self._bar.stop()
+            view.close()
+
+    def _first_view(self) -> "_Json | _Bar | _Lines":
+        if self._json_stream is not None:
+            return _Json(self._json_stream)
+        return _Bar() if output.redraws() else _Lines(Pace())
 
 
-class _Details(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(task.fields.get("details", ""))
+class _Json:
+    """The events as they were written."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def show(self, timed: Timed) -> None:
+        output.data_json(json.loads(encode(timed.event, timed.time_s)), stream=self._stream, indent=None)
+
+    def refresh(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        _Details(),
-        console=output.talk,
-        refresh_per_second=4,
-        transient=True,
-    )
+class _Bar:
+    """One line that is drawn again and again for what goes on now; above it what stays."""
 
+    def __init__(self) -> None:
+        self.pace = Pace()
+        self._now = _Now()
+        # Drawn by the viewer's thread alone: a thread of Live's would die noisily when the terminal goes away.
+        self._live = Live(self._now, console=output.talk, auto_refresh=False, transient=True)
+        with suppress(OSError):
+            self._live.start()
 
-class _Bars:
-    """One bar for what goes on now; lines above it for what stays."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("starting", total=None, details="")
-        self._pace = Pace()
-
-    def show(self, event: Event) -> None:
-        match event:
+    def show(self, timed: Timed) -> None:
+        match timed.event:
             case Phase(name=name, done=done, total=total):
-                details = f"{done}/{total}" if total > 1 else ""
-                self._set(name, done if total > 1 else None, total if total > 1 else None, details)
-            case Started():
-                self._pace = Pace(event.from_step, event.total_steps, event.epochs)
-                self._set("training", event.from_step, event.total_steps, "")
-            case Step():
-                self._pace.add(event)
-                self._set("training", event.step, self._pace.total_steps, self._pace.line(event))
-            case _:
-                for line in _lines(event):
-                    output.say(line)
+                self._now.set(output.one_line(name), {"step": f"{done}/{total}"} if total > 1 else {}, done, total)
+            case Started() as started:
+                self.pace = Pace(started.from_step, started.total_steps, started.epochs)
+                self._now.set("training", {}, started.from_step, started.total_steps)
+            case Step() as step:
+                self.pace.add(step)
+                facts = self.pace.facts(step)
+                self._now.set("training", facts, step.step, self.pace.total_steps)
+                if step.step == self.pace.total_steps:
+                    output.say(" · ".join(facts.values()))
+            case event:
+                _say(event)
 
-    def _set(self, name: str, done: int | None, total: int | None, details: str) -> None:
-        self._progress.update(self._task, description=name, completed=done or 0, total=total, details=details)
+    def refresh(self) -> None:
+        with suppress(OSError):
+            self._live.refresh()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._live.stop()
+
+
+class _Now:
+    """The line itself, laid out anew for the terminal's width each time it is drawn."""
+
+    def __init__(self) -> None:
+        self.set("starting", {}, 0, 0)
+
+    def set(self, name: str, facts: dict[str, str], done: int, total: int) -> None:
+        self._content = name, facts, done, total
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        name, facts, done, total = self._content
+        # The last column stays free: writing there makes some terminals scroll.
+        layout = lay_out(name, facts, options.max_width - 1)
+        if not facts:
+            middle = Text(_moving(options.ascii_only))
+        elif layout.bar:
+            filled, rest = _bar(layout.bar, done / total, options.ascii_only)
+            middle = Text.assemble((filled, "green"), (rest, "dim"))
+        else:
+            middle = Text()
+        pieces = [piece for piece in (Text(layout.name), middle, Text(layout.facts)) if piece]
+        yield Text(" ", no_wrap=True, overflow="ellipsis").join(pieces)
+
+
+def _moving(ascii_only: bool) -> str:
+    frames = "|/-\\" if ascii_only else "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+    return frames[int(time.monotonic() / POLL_EVERY_S) % len(frames)]
+
+
+def _bar(width: int, fraction: float, ascii_only: bool) -> tuple[str, str]:
+    """The part that is done and the part that is not, told apart by their characters as well as by colour."""
+    halves = int(2 * width * fraction)
+    full, half, none = ("#", "", "-") if ascii_only else ("━", "╸", "─")
+    filled = full * (halves // 2) + half * (halves % 2)
+    return filled, none * (width - len(filled))
 
 
 class _Lines:
     """Plain lines, at most one every `LINE_EVERY_S` seconds for what repeats."""
 
-    def __init__(self) -> None:
-        self._pace = Pace()
-        self._said_s = 0.0
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._said_s = -LINE_EVERY_S
         self._phase = ""
+        self._latest = ""
 
-    def show(self, event: Event) -> None:
-        match event:
+    def show(self, timed: Timed) -> None:
+        match timed.event:
             case Phase(name=name, done=done, total=total):
-                if name != self._phase or self._due():
+                self._latest = f"{name} {done}/{total}" if total > 1 else name
+                if name != self._phase:
                     self._phase = name
-                    output.say(f"{name} {done}/{total}" if total > 1 else name)
-            case Started():
-                self._pace = Pace(event.from_step, event.total_steps, event.epochs)
-                output.say(f"training from step {event.from_step} to {event.total_steps} on {event.device}")
-            case Step():
-                self._pace.add(event)
-                if self._due() or event.step == self._pace.total_steps:
-                    output.say(self._pace.line(event))
-            case _:
-                for line in _lines(event):
-                    output.say(line)
+                    self._say_latest()
+            case Started() as started:
+                self._pace = Pace(started.from_step, started.total_steps, started.epochs)
+                self._latest = ""
+                output.say(
+                    f"training from step {started.from_step} to {started.total_steps} on "
+                    f"{output.one_line(started.device)}"
+                )
+            case Step() as step:
+                self._pace.add(step)
+                self._latest = " · ".join(self._pace.facts(step).values())
+                if step.step == self._pace.total_steps:
+                    self._say_latest()
+            case event:
+                _say(event)
 
-    def _due(self) -> bool:
-        if time.monotonic() - self._said_s < LINE_EVERY_S:
-            return False
+    def refresh(self) -> None:
+        if self._latest and time.monotonic() - self._said_s >= LINE_EVERY_S:
+            self._say_latest()
+
+    def close(self) -> None:
+        pass
+
+    def _say_latest(self) -> None:
+        output.say(output.one_line(self._latest))
+        self._latest = ""
         self._said_s = time.monotonic()
-        return True
 
 
-def _lines(event: Event) -> list[str]:
+def _say(event: Event) -> None:
+    """One line for what stays worth knowing."""
     match event:
         case Saved():
-            return [f"saved {event.path} ({spoken_bytes(event.size_bytes)}), read back and compared"]
+            output.say(
+                output.one_line(f"saved {event.path} ({spoken_bytes(event.size_bytes)}), read back and compared")
+            )
         case Sampled():
-            return [f"drew {event.path}: {event.prompt}"]
+            output.say(output.one_line(f"drew {event.path}: {event.prompt}"))
         case Notice():
-            return [f"{event.level}: {event.message}"]
+            output.say(output.one_line(f"{event.level}: {event.message}"), "yellow" if event.level == "warning" else "")
         case _:
-            return []
-
-
-def _json_printer() -> Callable[[Event], None]:
-    # The stream of now: a library that prints has stdout taken away while it is called.
-    stdout = sys.stdout
-
-    def show(event: Event) -> None:
-        stdout.write(encode(event) + "\n")
-        stdout.flush()
-
-    return show
+            pass
 
 
 def spoken_time(seconds: float) -> str:

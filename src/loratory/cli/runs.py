@@ -11,6 +11,7 @@ from loratory.errors import LoratoryError
 from loratory.runs import control
 from loratory.runs.store import RunDirectory, find_runs, liveness
 
+_HERE = Path("runs")
 _GLYPHS = {
     "starting": "○",
     "running": "●",
@@ -20,19 +21,24 @@ _GLYPHS = {
     "crashed": "✗",
     "silent": "?",
 }
+_MATCHES_SHOWN = 5
 
 
 def find_run(name: str) -> RunDirectory:
-    """The run at a path, or of that name (or its only match) in ./runs."""
+    """The run at a path, or in ./runs the one whose name is or begins with `name`."""
     path = Path(name)
-    if path.exists() or "/" in name:
+    if "/" in name or (path / "config.toml").is_file():
         return RunDirectory.open(path)
-    matches = [run for run in find_runs(Path("runs")) if run.name.startswith(name)]
+    matches = [run for run in find_runs(_HERE) if run.name.startswith(name)]
     exact = [run for run in matches if run.name == name]
     if len(exact or matches) == 1:
         return (exact or matches)[0]
     if matches:
-        raise LoratoryError(f"“{name}” could be any of {', '.join(run.name for run in matches)}.")
+        newest = ", ".join(run.name for run in matches[:_MATCHES_SHOWN])
+        more = f" and {len(matches) - _MATCHES_SHOWN} more" if len(matches) > _MATCHES_SHOWN else ""
+        raise LoratoryError(f"“{name}” could be any of {newest}{more}.", hint="Give more of the name, or the folder.")
+    if path.exists():
+        return RunDirectory.open(path)  # says what it lacks
     raise LoratoryError(f"There is no run “{name}” here.", hint="`loratory runs list` shows the runs in ./runs.")
 
 
@@ -42,17 +48,17 @@ def runs() -> None:
 
 
 @runs.command("list")
-@click.argument("runs_dir", type=click.Path(path_type=Path), default=Path("runs"))
+@click.argument("runs_dir", type=click.Path(path_type=Path), default=_HERE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_runs(runs_dir: Path, as_json: bool) -> None:
     """The runs in RUNS_DIR (./runs), newest first."""
-    found = list(find_runs(runs_dir))
-    rows = [(run, run.read_record()) for run in found]
+    if runs_dir != _HERE and not runs_dir.is_dir():
+        raise LoratoryError(f"{runs_dir} is {'not a folder' if runs_dir.exists() else 'not there'}.")
+    rows = [(run, run.read_record()) for run in find_runs(runs_dir)]
     if as_json:
         output.data_json(
             [
-                {"path": str(run.path), "state": liveness(record) if record else "starting"}
-                | (dataclasses.asdict(record) if record else {})
+                {"path": str(run.path), "state": liveness(record)} | (dataclasses.asdict(record) if record else {})
                 for run, record in rows
             ]
         )
@@ -60,16 +66,19 @@ def list_runs(runs_dir: Path, as_json: bool) -> None:
     if not rows:
         output.say(f"No runs in {runs_dir}.")
     for run, record in rows:
-        state = liveness(record) if record else "starting"
+        state = liveness(record)
         steps = f"step {record.step}/{record.total_steps}" if record and record.total_steps else ""
         took = spoken_time(record.heartbeat_s - record.started_s) if record else ""
-        output.data(output.plain(f"{_GLYPHS[state]} {state:<9} {run.name:<40} {steps:<18} {took}").rstrip())
+        output.data(f"{_GLYPHS[state]} {state:<9} {output.one_line(run.name):<40} {steps:<18} {took}".rstrip())
 
 
 @runs.command()
 @click.argument("run")
 def stop(run: str) -> None:
-    """Have RUN save its state and stop; `loratory train --resume` goes on later."""
+    """Have RUN save its state and stop.
+
+    `loratory train --resume RUN` goes on later.
+    """
     _send(run, "stop")
 
 

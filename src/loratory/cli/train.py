@@ -1,5 +1,6 @@
 """`loratory train`: the loop in this process, or in one of its own."""
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,10 +13,11 @@ from loratory.cli.progress import Viewer
 from loratory.cli.runs import find_run
 from loratory.config.load import dump_config, load_config
 from loratory.config.schema import Config
-from loratory.errors import FAILED
+from loratory.errors import FAILED, LoratoryError
+from loratory.runs.control import Control
 from loratory.runs.events import Finished
 from loratory.runs.host import host, open_for_resume
-from loratory.runs.store import RunDirectory
+from loratory.runs.store import RunDirectory, new_record
 
 
 @click.command()
@@ -31,6 +33,8 @@ def train(config: Path | None, overrides: tuple[str, ...], resume: str | None, d
     """
     if (config is None) == (resume is None):
         raise click.UsageError("Give a CONFIG, or --resume RUN.")
+    if detach and as_json:
+        raise click.UsageError("--detach returns at once; `loratory watch RUN --json` prints the events of its run.")
     if resume is not None:
         if overrides:
             raise click.UsageError("--resume goes on with the run's own settings; --set needs a new run.")
@@ -39,30 +43,41 @@ def train(config: Path | None, overrides: tuple[str, ...], resume: str | None, d
     else:
         assert config is not None
         settings = load_config(config, overrides)
-        if detach:
-            # What can be refused is refused here, where the person still looks.
-            from loratory.training.plan import make_plan
-
-            make_plan(settings)
-        run = RunDirectory.create(settings.output.runs_dir, settings.output.output_name, dump_config(settings))
+        run = _new_run(settings)
     if detach:
         return _detach(run)
     return 0 if train_here(settings, run, as_json=as_json).status == "done" else FAILED
+
+
+def _new_run(settings: Config) -> RunDirectory:
+    """A directory for a run of `settings`; none is left behind by what can be refused before the first step."""
+    with output.working("reading pictures and model"):
+        from loratory.training.outputs import refuse_overwriting  # imports torch, which takes seconds
+        from loratory.training.plan import make_plan
+
+        make_plan(settings)
+    run = RunDirectory.create(settings.output.runs_dir, settings.output.output_name, dump_config(settings))
+    try:
+        refuse_overwriting(settings, run)
+    except LoratoryError:
+        shutil.rmtree(run.path)
+        raise
+    return run
 
 
 def train_here(settings: Config, run: RunDirectory, *, as_json: bool) -> Finished:
     """Trains in this thread with a viewer beside it. Raises what `host` raises, after the viewer has shown the rest."""
     if not as_json:
         output.say(f"run {run.path}")
-    hung_up = threading.Event()
+    stopping = threading.Event()
     offset = run.events.stat().st_size if run.events.exists() else 0
-    viewer = Viewer(run, as_json=as_json, from_offset=offset)
+    viewer = Viewer(run, as_json=as_json, from_offset=offset, stopping=stopping)
     viewer.start()
     try:
-        finished = host(settings, run, hung_up)
+        finished = host(settings, run, threading.Event(), stopping)
     finally:
         viewer.close()
-    if not as_json and not hung_up.is_set():
+    if not as_json:
         output.say(finished.message)
         if finished.status == "stopped":
             output.say(f"`loratory train --resume {run.path}` goes on.")
@@ -70,12 +85,16 @@ def train_here(settings: Config, run: RunDirectory, *, as_json: bool) -> Finishe
 
 
 def _detach(run: RunDirectory) -> int:
+    Control(run.control).discard()  # from here on, commands are meant for the new process
     # A new run without a state is resumed from its first step: one way into the engine for both.
-    command = [sys.executable, "-m", "loratory", "train", "--resume", str(run.path)]
+    # -P: a file named like a module, in the folder we are in, is not that module.
+    command = [sys.executable, "-P", "-m", "loratory", "train", "--resume", str(run.path)]
     with run.log.open("ab") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, close_fds=True
         )
+    # The new process takes a second to say so itself, and may be looked for or stopped before.
+    run.write_record(new_record(process.pid))
     output.data(str(run.path))
     output.say(f"training in process {process.pid}; `loratory watch {run.path}` shows it.")
     return 0

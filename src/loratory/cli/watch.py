@@ -16,12 +16,7 @@ def watch(run: str, as_json: bool) -> int:
     """Follow RUN until it ends. Ctrl-C leaves; the run goes on."""
     directory = find_run(run)
     viewer = Viewer(directory, as_json=as_json)
-
-    def alive() -> bool:
-        record = directory.read_record()
-        return record is None or liveness(record) in ("starting", "running", "silent")
-
-    viewer.follow(alive)
+    viewer.follow(lambda: liveness(directory.read_record()) in ("starting", "running", "silent"))
     if viewer.finished is None:
         output.error(
             f"{directory.path}: the process that trained it is gone without a word.",

@@ -1,0 +1,203 @@
+"""The events a run is told in: one frozen dataclass a kind, one JSON object a line.
+
+`encode` and `decode` are inverse; numbers that JSON lacks (a NaN loss is news, not noise) travel as strings.
+"""
+
+import dataclasses
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Started:
+    """The engine is about to train, from `from_step` (0 for a new run) to `total_steps`.
+
+    Steps a reader has seen beyond `from_step` were lost with the process that made them: forget them.
+    """
+
+    from_step: int
+    total_steps: int
+    epochs: int
+    steps_per_epoch: int
+    device: str
+    version: str
+    kind: Literal["started"] = "started"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Progress of the work before, between and after the steps, e.g. `caching latents`, 12 of 24."""
+
+    name: str
+    done: int
+    total: int
+    kind: Literal["phase"] = "phase"
+
+
+@dataclass(frozen=True)
+class SampleLoss:
+    """Loss of one picture in one step, unweighted: `image` is its path below the training folder."""
+
+    image: str
+    timestep: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step. Times in seconds: `step_s` whole, `data_s` of it waiting for the batch.
+
+    loss: what was minimised (weights included). lr: per trained component; effective_lr: the same times the
+    factor an adaptive optimizer found (d), equal to lr for the others. grad_norm: before clipping.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    lr: dict[str, float]
+    effective_lr: dict[str, float]
+    grad_norm: float
+    step_s: float
+    data_s: float
+    samples: list[SampleLoss] = field(default_factory=list[SampleLoss])
+    keys_scaled: int | None = None
+    mean_weight_norm: float | None = None
+    max_weight_norm: float | None = None
+    kind: Literal["step"] = "step"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """An adapter file was written, read back and compared with the live network."""
+
+    step: int
+    epoch: int
+    path: str
+    size_bytes: int
+    max_difference: float
+    kind: Literal["saved"] = "saved"
+
+
+@dataclass(frozen=True)
+class StateSaved:
+    """From here the run can be resumed exactly."""
+
+    step: int
+    path: str
+    kind: Literal["state_saved"] = "state_saved"
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A preview picture was drawn."""
+
+    step: int
+    epoch: int
+    path: str
+    prompt: str
+    kind: Literal["sampled"] = "sampled"
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something a person should know: one plain sentence."""
+
+    level: Literal["note", "warning"]
+    message: str
+    kind: Literal["notice"] = "notice"
+
+
+@dataclass(frozen=True)
+class Obeyed:
+    """A command from the control folder or the keyboard was carried out."""
+
+    command: str
+    step: int
+    kind: Literal["obeyed"] = "obeyed"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last event of a process: done, stopped on request (resumable), or failed (message and hint say why)."""
+
+    status: Literal["done", "stopped", "failed"]
+    step: int
+    message: str = ""
+    hint: str = ""
+    kind: Literal["finished"] = "finished"
+
+
+Event = Started | Phase | Step | Saved | StateSaved | Sampled | Notice | Obeyed | Finished
+_KINDS: dict[str, type[Any]] = {
+    kind.__dataclass_fields__["kind"].default: kind
+    for kind in (Started, Phase, Step, Saved, StateSaved, Sampled, Notice, Obeyed, Finished)
+}
+_SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+_FLOAT_FIELDS = {
+    "loss",
+    "lr",
+    "effective_lr",
+    "grad_norm",
+    "step_s",
+    "data_s",
+    "mean_weight_norm",
+    "max_weight_norm",
+    "max_difference",
+}
+
+
+@dataclass(frozen=True)
+class Timed:
+    """An event and when it was written, in seconds since the epoch."""
+
+    time_s: float
+    event: Event
+
+
+def encode(event: Event, time_s: float | None = None) -> str:
+    """One line of JSON without its newline; `time_s` defaults to now."""
+    body = {"v": FORMAT_VERSION, "t": round(time.time() if time_s is None else time_s, 3), "kind": event.kind}
+    body.update(dataclasses.asdict(event))
+    return json.dumps(_spell(body), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def decode(line: str) -> Timed | None:
+    """The event of a line; None for a torn line, a foreign one or a kind this version does not know.
+
+    Unknown keys are dropped, so that an older viewer can follow a newer run.
+    """
+    try:
+        body = json.loads(line)
+        kind = _KINDS[body.pop("kind")]
+        time_s = float(body.pop("t"))
+        known = {name: _read(name, value) for name, value in body.items() if name in kind.__dataclass_fields__}
+        if kind is Step:
+            known["samples"] = [SampleLoss(**_read("samples", sample)) for sample in known.get("samples", [])]
+        return Timed(time_s, kind(**known))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _spell(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case dict():
+            return {key: _spell(item) for key, item in value.items()}
+        case list():
+            return [_spell(item) for item in value]
+        case _:
+            return value
+
+
+def _read(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _read(name if name in _FLOAT_FIELDS else key, item) for key, item in value.items()}
+    if name in _FLOAT_FIELDS and isinstance(value, str):
+        return _SPECIAL[value]
+    return value

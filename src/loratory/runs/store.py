@@ -1,0 +1,224 @@
+"""A run directory: written by the loop, read by everyone else.
+
+    config.toml    every setting, resolved          run.json       who runs it, how it stands, its heartbeat
+    events.jsonl   append-only, an event a line     control/       commands waiting to be obeyed
+    state/         the last good resumable states   samples/       preview pictures      log.txt   library output
+"""
+
+import dataclasses
+import errno
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from loratory import atomic
+from loratory.errors import FAILED, LoratoryError
+from loratory.runs.events import Event, Timed, decode, encode
+
+HEARTBEAT_EVERY_S = 5.0
+# A run on another machine (a shared disk) can only be judged by its heartbeat.
+SILENT_AFTER_S = 600.0
+
+Status = Literal["starting", "running", "done", "stopped", "failed"]
+# What a viewer is told: the status, or what became of a process that could not write one.
+Liveness = Literal["starting", "running", "done", "stopped", "failed", "crashed", "silent"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The content of run.json. pid and pid_started_s together name a process that no later one can be taken for."""
+
+    status: Status
+    pid: int
+    pid_started_s: float
+    host: str
+    started_s: float
+    heartbeat_s: float
+    step: int = 0
+    total_steps: int = 0
+    message: str = ""
+
+
+class RunDirectory:
+    """Paths of one run and the few operations on them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
+        self.record = path / "run.json"
+        self.events = path / "events.jsonl"
+        self.control = path / "control"
+        self.state = path / "state"
+        self.samples = path / "samples"
+        self.log = path / "log.txt"
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @classmethod
+    def create(cls, runs_dir: Path, output_name: str, config_toml: str, now: datetime | None = None) -> "RunDirectory":
+        """Makes `<runs_dir>/<output_name>-<YYYYmmdd-HHMMSS>` (a number is added if taken) with its config."""
+        stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
+        base = (re.sub(r"[^\w.-]+", "_", output_name) or "run") + "-" + stamp
+        try:
+            runs_dir.mkdir(parents=True, exist_ok=True)
+            for attempt in range(1000):
+                path = runs_dir / (base if attempt == 0 else f"{base}-{attempt + 1}")
+                try:
+                    path.mkdir()
+                    break
+                except FileExistsError:
+                    continue
+            else:
+                raise LoratoryError(f"{runs_dir} already holds a thousand runs named {base}.")
+            run = cls(path)
+            for folder in (run.control, run.state, run.samples):
+                folder.mkdir()
+            atomic.write_text(run.config, config_toml)
+        except UnicodeEncodeError as error:
+            raise LoratoryError(
+                f"A path in the configuration is not valid UTF-8: {error.object[max(error.start - 40, 0) : error.end]!a}",
+                hint="Rename the folder.",
+            ) from error
+        except OSError as error:
+            raise LoratoryError(
+                f"Cannot make a run directory in {runs_dir}: {error.strerror or error}.",
+                hint="Choose another folder with output.runs_dir.",
+                exit_code=FAILED,
+            ) from error
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """The run at `path`; LoratoryError when there is none."""
+        if not (path / "config.toml").is_file():
+            what = "is not a run directory (no config.toml in it)" if path.exists() else "does not exist"
+            raise LoratoryError(f"{path} {what}.", hint="`loratory runs list` shows the runs there are.")
+        return cls(path)
+
+    def read_record(self) -> RunRecord | None:
+        """run.json, or None where there is none yet or it cannot be read."""
+        try:
+            body: dict[str, Any] = json.loads(self.record.read_text("utf-8"))
+            known = {f.name for f in dataclasses.fields(RunRecord)}
+            return RunRecord(**{key: value for key, value in body.items() if key in known})
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write_record(self, record: RunRecord) -> None:
+        text = json.dumps(dataclasses.asdict(record), indent=1)
+        try:
+            # Not fsynced: after a power cut the process is gone and its record is worth nothing anyway.
+            with atomic.replacing(self.record, durable=False) as temporary:
+                temporary.write_text(text, "utf-8")
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # A full disk takes no new file, but the old one has its place: how the run ended should still be told.
+            with self.record.open("r+", encoding="utf-8") as file:
+                file.write(text)
+                file.truncate()
+
+
+def new_record(pid: int | None = None) -> RunRecord:
+    """A record for a process (this one), starting now."""
+    now = time.time()
+    process = psutil.Process(pid)
+    return RunRecord(
+        status="starting",
+        pid=process.pid,
+        pid_started_s=process.create_time(),
+        host=socket.gethostname(),
+        started_s=now,
+        heartbeat_s=now,
+    )
+
+
+def liveness(record: RunRecord | None, now_s: float | None = None) -> Liveness:
+    """How a run stands as far as this machine can tell; a record that claims to run is checked."""
+    if record is None:
+        return "crashed"
+    if record.status not in ("starting", "running"):
+        return record.status
+    if record.host != socket.gethostname():
+        silent = (time.time() if now_s is None else now_s) - record.heartbeat_s > SILENT_AFTER_S
+        return "silent" if silent else record.status
+    return record.status if _same_process(record.pid, record.pid_started_s) else "crashed"
+
+
+def _same_process(pid: int, started_s: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        # The kernel counts in ticks from boot and the boot time may be corrected by a second.
+        return abs(process.create_time() - started_s) < 2 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+class EventWriter:
+    """Appends events to a run's events.jsonl: one write a line, so that a kill can tear only the last one."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        if _ends_torn(path):
+            os.write(self._descriptor, b"\n")
+
+    def write(self, event: Event) -> None:
+        # Half a surrogate pair, from a file name that is not UTF-8, becomes the \\u escape that JSON has for it.
+        line = (encode(event) + "\n").encode("utf-8", "backslashreplace")
+        size = os.fstat(self._descriptor).st_size
+        try:
+            while line:  # os.write may take less than it is given, on a disk that is about to be full
+                line = line[os.write(self._descriptor, line) :]
+        except OSError:
+            os.ftruncate(self._descriptor, size)  # the next event, if there is room for it, begins a line
+            raise
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _ends_torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+@dataclass
+class EventReader:
+    """Follows events.jsonl: each call of `read` gives what is new. A line without its newline is left for later."""
+
+    path: Path
+    offset: int = 0
+
+    def read(self) -> list[Timed]:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        complete = data[: data.rfind(b"\n") + 1]
+        self.offset += len(complete)
+        lines = complete.decode("utf-8", errors="replace").split("\n")
+        return [timed for line in lines if line and (timed := decode(line)) is not None]
+
+
+def find_runs(runs_dir: Path) -> Iterator[RunDirectory]:
+    """The runs below `runs_dir`, newest first."""
+    if runs_dir.is_dir():
+        folders = [path for path in runs_dir.iterdir() if (path / "config.toml").is_file()]
+        for path in sorted(folders, key=lambda path: (path / "config.toml").stat().st_mtime, reverse=True):
+            yield RunDirectory(path)
