@@ -4,7 +4,8 @@
 
 Children are forked from a process that has imported everything and computed nothing: starting one takes no time.
 after_step: SIGKILL as soon as that step stands in the events. at_fsync: SIGKILL inside the n-th fsync, which is in the
-middle of saving something. at_torch_save: SIGKILL half way through writing the n-th state.
+middle of saving something. at_state: SIGKILL half way through writing the n-th state. at_verify: SIGKILL when the n-th
+adapter file is in its place and about to be compared.
 """
 
 import json
@@ -17,7 +18,10 @@ from pathlib import Path
 
 import torch
 
-import loratory.training.loop  # noqa: F401 - imported before the forks, so that no child has to
+import loratory.training.loop
+import loratory.training.outputs
+import loratory.training.state
+from loratory import atomic
 from loratory.config.load import dump_config, load_config
 from loratory.runs.events import Step
 from loratory.runs.host import host, open_for_resume
@@ -35,22 +39,34 @@ def die_at_call(module: object, name: str, number: int) -> None:
         nonlocal calls
         calls += 1
         if calls == number:
-            if name == "save":  # half of the file is there
-                original(*args, **kwargs)
-                path = Path(args[1])
-                os.truncate(path, path.stat().st_size // 2)
             die()
         return original(*args, **kwargs)
 
     setattr(module, name, counting)
 
 
+def die_in_state(number: int) -> None:
+    original, calls = atomic.write_bytes, 0
+
+    def counting(path: Path, data: bytes) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            path.with_name(f".{path.name}.0.tmp").write_bytes(data[: len(data) // 2])
+            die()
+        original(path, data)
+
+    loratory.training.state.atomic.write_bytes = counting
+
+
 def child(run: RunDirectory, plan: dict[str, int]) -> None:
     torch.set_num_threads(1)
     if "at_fsync" in plan:
         die_at_call(os, "fsync", plan["at_fsync"])
-    if "at_torch_save" in plan:
-        die_at_call(torch, "save", plan["at_torch_save"])
+    if "at_state" in plan:
+        die_in_state(plan["at_state"])
+    if "at_verify" in plan:
+        die_at_call(loratory.training.outputs, "compare_with_live", plan["at_verify"])
     host(open_for_resume(run), run, threading.Event())
 
 

@@ -97,9 +97,10 @@ def test_recorded_run_is_met_exactly(name: str, v_prediction: bool, zero_termina
             noise=tensor("noise"),
             timesteps=tensor("timesteps"),
             weights=tensor("loss_weights"),
-            captions=[],
             images=[],
             time_ids=None,
+            text=None,
+            ids=[],
         )
         optimizers.set_multiplier(lr_multiplier(settings, step, STEPS))
         total = forward_losses(

@@ -73,11 +73,12 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, name: str) -> N
     instants = random.Random(name)
     kills = [
         {"after_step": 1},  # before the first state
-        {"at_torch_save": 2},  # half a state on the disk
+        {"at_state": 2},  # half a state on the disk
         {"after_step": instants.randrange(3, 8)},
         {"at_fsync": instants.randrange(1, 6)},
         {"at_fsync": instants.randrange(1, 6)},
         {"after_step": instants.randrange(10, 16)},
+        {"at_verify": 2},  # the final file is there, but nothing says yet that it is ours and whole
     ]
     ends = drive(config_in(tmp_path / "killed", OPTIMIZERS[name]), kills)
     assert sum(end["killed"] for end in ends) >= 4 and not ends[-1]["killed"]

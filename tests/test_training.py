@@ -231,14 +231,18 @@ def test_an_existing_file_is_not_replaced_unasked(tmp_path: Path) -> None:
 
 def test_save_last_n_epochs_removes_only_files_of_this_run(tmp_path: Path) -> None:
     (tmp_path / "output").mkdir()
-    foreign = tmp_path / "output" / "fox-000099.safetensors"
-    foreign.write_bytes(b"")
-    config = load(
-        tmp_path, training={"max_train_epochs": 5}, output={"save_every_n_epochs": 1, "save_last_n_epochs": 2}
-    )
+    foreign = tmp_path / "output" / "fox-000002.safetensors"
+    foreign.write_bytes(b"of another run")
+    (tmp_path / "output" / "foxy.safetensors").write_bytes(b"of another name")
+    saves = {"save_every_n_epochs": 1, "save_last_n_epochs": 2}
+    with pytest.raises(LoratoryError, match=r"fox-000002\.safetensors exists already"):
+        train(load(tmp_path, training={"max_train_epochs": 5}, output=saves))
+    assert foreign.read_bytes() == b"of another run"
+    foreign.unlink()
+    config = load(tmp_path, training={"max_train_epochs": 5}, output=saves)
     train(config)
     names = sorted(path.name for path in (tmp_path / "output").iterdir())
-    assert names == ["fox-000003.safetensors", "fox-000004.safetensors", "fox-000099.safetensors", "fox.safetensors"]
+    assert names == ["fox-000003.safetensors", "fox-000004.safetensors", "fox.safetensors", "foxy.safetensors"]
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
@@ -249,6 +253,33 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     (run,) = list((tmp_path / "runs").iterdir())
     assert RunDirectory(run).read_record().status == "failed"
     assert not (tmp_path / "output" / "fox.safetensors").exists()
+
+
+def test_a_gradient_that_is_no_number_never_reaches_a_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load(tmp_path, output={"state_every_n_steps": 1})
+    clip, calls = torch.nn.utils.clip_grad_norm_, []
+
+    def poisoned(parameters: list, max_norm: float) -> torch.Tensor:
+        calls.append(None)
+        if len(calls) == 3:
+            parameters[0].grad.fill_(float("nan"))
+        return clip(parameters, max_norm)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", poisoned)
+    with pytest.raises(LoratoryError, match="gradient became nan at step 3"):
+        train(config)
+    (run,) = (tmp_path / "runs").iterdir()
+    assert sorted(path.name for path in (run / "state").iterdir()) == ["00000001.pt", "00000002.pt"]
+
+
+def test_a_preview_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no picture today [/b]")
+
+    monkeypatch.setattr("loratory.training.outputs.draw", broken)
+    finished, _, events = train(load(tmp_path, sample={"prompts": ["fox"]}, training={"max_train_epochs": 1}))
+    assert finished.status == "done"
+    assert any("no picture today" in notice.message for notice in of_kind(events, Notice))
 
 
 def test_the_golden_losses(tmp_path: Path) -> None:
@@ -272,7 +303,7 @@ def test_a_dataset_that_changed_cannot_be_resumed(tmp_path: Path) -> None:
     _, run, _ = train(config)
     make_set(tmp_path / "more", {"2_fox": 4})
     (tmp_path / "more" / "2_fox" / "03.png").rename(tmp_path / "set" / "2_fox" / "03.png")
-    with pytest.raises(LoratoryError, match="not those this run was trained on"):
+    with pytest.raises(LoratoryError, match=r"dataset\.train_data_dir and the number of steps changed"):
         host(config, run, threading.Event())
 
 
@@ -285,6 +316,6 @@ def test_a_damaged_state_falls_back_to_the_one_before(tmp_path: Path) -> None:
     host(config, run, threading.Event())
     events = [timed.event for timed in EventReader(run.events).read()]
     assert of_kind(events, Started)[-1].from_step == 6
-    assert any("cannot be read" in notice.message for notice in of_kind(events, Notice))
+    assert any("is damaged" in notice.message for notice in of_kind(events, Notice))
     again = load_file(tmp_path / "output" / "fox.safetensors")
     assert all(torch.equal(expected[key], again[key]) for key in expected)

@@ -1,6 +1,5 @@
 """Files that are either the old one or the new one, never half of each."""
 
-import glob
 import os
 import secrets
 from collections.abc import Generator
@@ -41,7 +40,7 @@ def replacing(path: Path, *, durable: bool = True) -> Generator[Path]:
         raise
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Writes `data` to `path` so that a reader, a crash or a full disk never sees part of it."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
@@ -52,7 +51,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def remove_leftovers(directory: Path, stem: str = "") -> None:
-    """Removes what killed processes left half written in `directory`, of files whose name starts with `stem`."""
-    for path in directory.glob(f".{glob.escape(stem)}*.tmp"):
+def remove_leftovers(directory: Path, name_pattern: str) -> None:
+    """Removes what killed processes left half written of files whose name matches `name_pattern` (as in a shell)."""
+    for path in directory.glob(f".{name_pattern}.*.tmp"):
         path.unlink(missing_ok=True)

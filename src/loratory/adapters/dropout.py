@@ -29,7 +29,7 @@ def add_dropouts(
     """Hooks the dropouts with a probability above 0 onto one adapter module.
 
     network_dropout: elementwise, in rank space, after down. rank_dropout: see `mask_ranks`. module_dropout: the whole
-    contribution of the module is left out of this forward pass, and its parameters get no gradient from it.
+    contribution of the module is left out of this forward pass, and its parameters get gradients of zero from it.
     """
     if network_dropout > 0 or rank_dropout > 0:
 
@@ -49,7 +49,7 @@ def add_dropouts(
         def drop_module(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
             # Drawn on the CPU: deciding on the GPU would make the host wait for it at every module.
             if module.training and float(torch.rand(1)) < module_dropout:
-                return torch.zeros_like(output)
+                return output * 0  # not zeros: a pass that skips every module must still have a graph to go back
             return output
 
         up.register_forward_hook(drop_module)

@@ -104,8 +104,8 @@ def _run(debug: bool) -> int:
         return WRONG_USE
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        return 0
+    except SystemExit:
+        return 0  # click's answer to a reader of our output that has gone (`| head`)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a person never sees a traceback unasked
         if debug:
             traceback.print_exc()

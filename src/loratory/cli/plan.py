@@ -114,10 +114,11 @@ def _print(made: Any, summary: dict[str, Any]) -> None:
     for reason in made.info.reasons:
         _fact("", reason)
 
+    output.data("")
     table = _table("concept folder", "images", "repeats", "per epoch", "exposure")
     for folder in summary["folders"]:
         table.add_row(
-            Text(output.plain(folder["name"])),
+            Text(output.one_line(folder["name"])),
             str(folder["images"]),
             str(folder["repeats"]),
             str(folder["per_epoch"]),
@@ -125,19 +126,22 @@ def _print(made: Any, summary: dict[str, Any]) -> None:
         )
     output.show(table)
 
+    output.data("")
     table = _table("bucket", "visits", "batches")
     for (width, height), count in made.buckets:
         table.add_row(f"{width}x{height}", str(count), str(-(-count // config.training.train_batch_size)))
     output.show(table)
 
+    output.data("")
     batch = f"batch {config.training.train_batch_size}" + (f" x {accumulation}" if accumulation > 1 else "")
     _fact(
         "steps",
-        f"{made.images_per_epoch} images an epoch, {made.batches_per_epoch} batches, "
-        f"{made.steps_per_epoch} steps at {batch}",
+        f"{_count(made.images_per_epoch, 'image')} an epoch, {_count(made.batches_per_epoch, 'batch', 'batches')}, "
+        f"{_count(made.steps_per_epoch, 'step')} at {batch}",
     )
-    _fact("", f"{made.length.epochs} epochs, {made.length.total_steps} steps in all")
+    _fact("", f"{_count(made.length.epochs, 'epoch')}, {_count(made.length.total_steps, 'step')} in all")
 
+    output.data("")
     table = _table("trained", "modules", "parameters", "rate", "rank", "scale")
     for part in made.parts:
         rank, scale = _sizes(made, part)
@@ -145,17 +149,23 @@ def _print(made: Any, summary: dict[str, Any]) -> None:
         table.add_row(_PART[part.name], str(part.modules), f"{part.parameters:,}", rate, rank, scale)
     output.show(table)
 
+    output.data("")
     times = "once" if made.saves == 1 else f"{made.saves} times"
     _fact("saves", f"{times}, {spoken_bytes(made.save_bytes)} each, in {config.output.output_dir}")
     _fact("disk", f"at most {spoken_bytes(made.disk_bytes)}, states for resuming included")
     for picture, drawn in summary.get("captions", {}).items():
-        output.data(output.plain(f"\n{picture} as it is trained in ten epochs"))
+        output.data(f"\n{output.one_line(picture)} as it is trained in ten epochs")
         for text in drawn:
-            output.data(output.plain(f"  {text or '(empty)'}"))
+            output.data(f"  {output.one_line(text) or '(empty)'}")
     for sentence in summary["warnings"]:
-        output.say(f"warning: {sentence}", "yellow")
+        output.say(output.one_line(f"warning: {sentence}"), "yellow")
     for finding in summary["findings"]:
-        output.say(f"{finding['severity']}: {finding['message']}", "yellow" if finding["severity"] != "note" else "")
+        sentence = f"{finding['severity']}: {finding['message']}"
+        output.say(output.one_line(sentence), "yellow" if finding["severity"] != "note" else "")
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def _prediction(info: Any) -> str:
@@ -185,4 +195,4 @@ def _table(first: str, *rest: str) -> Table:
 
 
 def _fact(name: str, text: str) -> None:
-    output.data(f"{name:<7}{output.plain(text)}")
+    output.data(f"{name:<7}{output.one_line(text)}")

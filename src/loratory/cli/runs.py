@@ -27,7 +27,7 @@ _MATCHES_SHOWN = 5
 def find_run(name: str) -> RunDirectory:
     """The run at a path, or in ./runs the one whose name is or begins with `name`."""
     path = Path(name)
-    if "/" in name or (path / "config.toml").is_file():
+    if "/" in name or (path / "state").is_dir():
         return RunDirectory.open(path)
     matches = [run for run in find_runs(_HERE) if run.name.startswith(name)]
     exact = [run for run in matches if run.name == name]

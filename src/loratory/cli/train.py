@@ -1,10 +1,10 @@
 """`loratory train`: the loop in this process, or in one of its own."""
 
-import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,11 +13,14 @@ from loratory.cli.progress import Viewer
 from loratory.cli.runs import find_run
 from loratory.config.load import dump_config, load_config
 from loratory.config.schema import Config
-from loratory.errors import FAILED, LoratoryError
+from loratory.errors import FAILED
 from loratory.runs.control import Control
 from loratory.runs.events import Finished
 from loratory.runs.host import host, open_for_resume
 from loratory.runs.store import RunDirectory, new_record
+
+if TYPE_CHECKING:
+    from loratory.training.plan import Plan
 
 
 @click.command()
@@ -35,6 +38,7 @@ def train(config: Path | None, overrides: tuple[str, ...], resume: str | None, d
         raise click.UsageError("Give a CONFIG, or --resume RUN.")
     if detach and as_json:
         raise click.UsageError("--detach returns at once; `loratory watch RUN --json` prints the events of its run.")
+    plan = None
     if resume is not None:
         if overrides:
             raise click.UsageError("--resume goes on with the run's own settings; --set needs a new run.")
@@ -43,30 +47,28 @@ def train(config: Path | None, overrides: tuple[str, ...], resume: str | None, d
     else:
         assert config is not None
         settings = load_config(config, overrides)
-        run = _new_run(settings)
+        plan = _planned(settings)
+        run = RunDirectory.create(settings.output.runs_dir, settings.output.output_name, dump_config(settings))
     if detach:
         return _detach(run)
-    return 0 if train_here(settings, run, as_json=as_json).status == "done" else FAILED
+    return 0 if train_here(settings, run, as_json=as_json, plan=plan).status == "done" else FAILED
 
 
-def _new_run(settings: Config) -> RunDirectory:
-    """A directory for a run of `settings`; none is left behind by what can be refused before the first step."""
+def _planned(settings: Config) -> "Plan":
+    """The plan of a new run; what can be refused before the first step is refused here, before it has a directory."""
     with output.working("reading pictures and model"):
         from loratory.training.outputs import refuse_overwriting  # imports torch, which takes seconds
         from loratory.training.plan import make_plan
 
-        make_plan(settings)
-    run = RunDirectory.create(settings.output.runs_dir, settings.output.output_name, dump_config(settings))
-    try:
-        refuse_overwriting(settings, run)
-    except LoratoryError:
-        shutil.rmtree(run.path)
-        raise
-    return run
+        refuse_overwriting(settings, None)
+        return make_plan(settings)
 
 
-def train_here(settings: Config, run: RunDirectory, *, as_json: bool) -> Finished:
-    """Trains in this thread with a viewer beside it. Raises what `host` raises, after the viewer has shown the rest."""
+def train_here(settings: Config, run: RunDirectory, *, as_json: bool, plan: "Plan | None" = None) -> Finished:
+    """Trains in this thread with a viewer beside it. Raises what `host` raises, after the viewer has shown the rest.
+
+    plan: that of `settings`, where it has been made already.
+    """
     if not as_json:
         output.say(f"run {run.path}")
     stopping = threading.Event()
@@ -74,7 +76,7 @@ def train_here(settings: Config, run: RunDirectory, *, as_json: bool) -> Finishe
     viewer = Viewer(run, as_json=as_json, from_offset=offset, stopping=stopping)
     viewer.start()
     try:
-        finished = host(settings, run, threading.Event(), stopping)
+        finished = host(settings, run, threading.Event(), stopping, plan)
     finally:
         viewer.close()
     if not as_json:

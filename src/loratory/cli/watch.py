@@ -26,5 +26,6 @@ def watch(run: str, as_json: bool) -> int:
     if viewer.finished.status == "failed":
         output.error(viewer.finished.message, viewer.finished.hint)
         return FAILED
-    output.say(viewer.finished.message)
+    if not as_json:
+        output.say(viewer.finished.message)
     return 0

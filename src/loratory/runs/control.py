@@ -40,6 +40,10 @@ class Control:
             path.unlink(missing_ok=True)
         return commands
 
+    def waits(self, command: Command) -> bool:
+        """Whether `command` is among those that `poll` would take."""
+        return command in self._requested or any(self.directory.glob(f"*-{command}.json"))
+
     def discard(self) -> None:
         """Forgets commands meant for a process that is no more: a resumed run must not stop at once."""
         for path in self.directory.glob("*.json"):

@@ -72,6 +72,14 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Saving:
+    """An adapter file is about to be written: from here on it belongs to this run, should the process die."""
+
+    path: str
+    kind: Literal["saving"] = "saving"
+
+
+@dataclass(frozen=True)
 class Saved:
     """An adapter file was written, read back and compared with the live network."""
 
@@ -132,10 +140,10 @@ class Finished:
     kind: Literal["finished"] = "finished"
 
 
-Event = Started | Phase | Step | Saved | StateSaved | Sampled | Notice | Obeyed | Finished
+Event = Started | Phase | Step | Saving | Saved | StateSaved | Sampled | Notice | Obeyed | Finished
 _KINDS: dict[str, type[Any]] = {
     kind.__dataclass_fields__["kind"].default: kind
-    for kind in (Started, Phase, Step, Saved, StateSaved, Sampled, Notice, Obeyed, Finished)
+    for kind in (Started, Phase, Step, Saving, Saved, StateSaved, Sampled, Notice, Obeyed, Finished)
 }
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _FLOAT_FIELDS = {

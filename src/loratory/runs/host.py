@@ -15,24 +15,28 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from loratory.config.load import load_config
 from loratory.config.schema import Config
 from loratory.errors import FAILED, LoratoryError
 from loratory.runs.control import Control
-from loratory.runs.events import Finished
+from loratory.runs.events import Finished, Phase
 from loratory.runs.recorder import Recorder
 from loratory.runs.store import RunDirectory, RunRecord, liveness
+
+if TYPE_CHECKING:
+    from loratory.training.plan import Plan
 
 
 def open_for_resume(run: RunDirectory) -> Config:
     """The config of a run that can go on. Raises LoratoryError when it is being trained, or done."""
     record = run.read_record()
     state = liveness(record) if record else None
-    if record is not None and state in ("starting", "running", "silent") and not _is_expected(record):
-        where = f"pid {record.pid}" if state != "silent" else f"on {record.host}, not heard of for a while"
+    # A silent run has not been heard of for so long that its process, on another host, is taken to be dead.
+    if record is not None and state in ("starting", "running") and not _is_expected(record):
         raise LoratoryError(
-            f"{run.path} is being trained already ({where}).",
+            f"{run.path} is being trained already (pid {record.pid} on {record.host}).",
             hint=f"`loratory watch {run.path}` shows it, `loratory runs stop {run.path}` stops it.",
         )
     if state == "done":
@@ -46,13 +50,17 @@ def _is_expected(record: RunRecord | None) -> bool:
 
 
 def host(
-    config: Config, run: RunDirectory, hung_up: threading.Event, stopping: threading.Event | None = None
+    config: Config,
+    run: RunDirectory,
+    hung_up: threading.Event,
+    stopping: threading.Event | None = None,
+    plan: "Plan | None" = None,
 ) -> Finished:
     """Trains in the calling (main) thread until the run is done, stopped or failed.
 
-    Sets `hung_up` on SIGHUP, and `stopping` when a signal asks for a stop. Whatever happens is recorded in the run
-    before it is raised: LoratoryError for what a person can act on, any other exception for a defect, with its
-    traceback in log.txt.
+    plan: that of `config`, where it has been made already. Sets `hung_up` on SIGHUP, and `stopping` when a signal asks
+    for a stop. Whatever happens is recorded in the run before it is raised: LoratoryError for what a person can act on,
+    any other exception for a defect, with its traceback in log.txt.
     """
     control = Control(run.control)
     expected = _is_expected(run.read_record())
@@ -63,8 +71,10 @@ def host(
         try:
             # Imported here: it takes seconds, and a problem with it belongs into the run's record too.
             from loratory.training.loop import train
+            from loratory.training.plan import make_plan
 
-            finished = train(config, run, control, recorder)
+            recorder.write(Phase("reading the dataset", 0, 1))
+            finished = train(plan or make_plan(config), run, control, recorder)
         except KeyboardInterrupt:
             finished = Finished("stopped", recorder.step, "Stopped at once; the last saved state is kept.")
         except Exception as error:
@@ -112,9 +122,6 @@ def _is_full_disk(error: BaseException | None) -> bool:
     """Whether `error` is, or was raised from, the system's word that nothing more fits."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        # torch.save gives no reason when the file it was told to write does not take everything.
-        if isinstance(error, RuntimeError) and "inline_container" in str(error):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -20,7 +20,9 @@ class Recorder:
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
         self._lock = _hold(run)
-        self._record = new_record()
+        self._beaten_s = time.monotonic()
+        before = run.read_record()
+        self._record = dataclasses.replace(new_record(), step=before.step if before else 0)
         self._writer = EventWriter(run.events)
         run.write_record(self._record)
 
@@ -50,10 +52,12 @@ class Recorder:
                 self._beat()
 
     def _beat(self) -> None:
-        if time.time() - self._record.heartbeat_s >= HEARTBEAT_EVERY_S:
+        # Not by the clock on the wall, which may be set back.
+        if time.monotonic() - self._beaten_s >= HEARTBEAT_EVERY_S:
             self._update(self._record.status)
 
     def _update(self, status: Status, **changes: int | str) -> None:
+        self._beaten_s = time.monotonic()
         self._record = dataclasses.replace(self._record, status=status, heartbeat_s=time.time(), **changes)  # pyright: ignore[reportArgumentType]
         self._run.write_record(self._record)
 

@@ -1,8 +1,8 @@
 """A run directory: written by the loop, read by everyone else.
 
-    config.toml    every setting, resolved          run.json       who runs it, how it stands, its heartbeat
-    events.jsonl   append-only, an event a line     control/       commands waiting to be obeyed
-    state/         the last good resumable states   samples/       preview pictures      log.txt   library output
+config.toml    every setting, resolved          run.json       who runs it, how it stands, its heartbeat
+events.jsonl   append-only, an event a line     control/       commands waiting to be obeyed
+state/         the last good resumable states   samples/       preview pictures      log.txt   library output
 """
 
 import dataclasses
@@ -87,12 +87,13 @@ class RunDirectory:
             atomic.write_text(run.config, config_toml)
         except UnicodeEncodeError as error:
             raise LoratoryError(
-                f"A path in the configuration is not valid UTF-8: {error.object[max(error.start - 40, 0) : error.end]!a}",
+                f"A path in the configuration is not UTF-8: {error.object[max(error.start - 40, 0) : error.end]!a}",
                 hint="Rename the folder.",
             ) from error
         except OSError as error:
+            reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or error
             raise LoratoryError(
-                f"Cannot make a run directory in {runs_dir}: {error.strerror or error}.",
+                f"Cannot make a run directory in {runs_dir}: {reason}.",
                 hint="Choose another folder with output.runs_dir.",
                 exit_code=FAILED,
             ) from error
@@ -101,8 +102,8 @@ class RunDirectory:
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
         """The run at `path`; LoratoryError when there is none."""
-        if not (path / "config.toml").is_file():
-            what = "is not a run directory (no config.toml in it)" if path.exists() else "does not exist"
+        if not _is_run(path):
+            what = "is not a run directory" if path.exists() else "does not exist"
             raise LoratoryError(f"{path} {what}.", hint="`loratory runs list` shows the runs there are.")
         return cls(path)
 
@@ -219,6 +220,11 @@ class EventReader:
 def find_runs(runs_dir: Path) -> Iterator[RunDirectory]:
     """The runs below `runs_dir`, newest first."""
     if runs_dir.is_dir():
-        folders = [path for path in runs_dir.iterdir() if (path / "config.toml").is_file()]
+        folders = [path for path in runs_dir.iterdir() if _is_run(path)]
         for path in sorted(folders, key=lambda path: (path / "config.toml").stat().st_mtime, reverse=True):
             yield RunDirectory(path)
+
+
+def _is_run(path: Path) -> bool:
+    # A folder with a config.toml alone is where a person keeps theirs.
+    return (path / "config.toml").is_file() and (path / "state").is_dir()

@@ -52,8 +52,13 @@ def parse_prompt(line: str, defaults: Prompt) -> Prompt:
         except ValueError:
             raise LoratoryError(f"sample prompt “{line}”: --{name} needs a number, got “{value}”.") from None
     prompt = replace(defaults, **changes)
-    if prompt.width % 8 or prompt.height % 8 or min(prompt.width, prompt.height, prompt.steps) < 1:
-        raise LoratoryError(f"sample prompt “{line}”: width and height must be multiples of 8, and steps at least 1.")
+    sizes_fit = all(64 <= side <= 4096 and side % 8 == 0 for side in (prompt.width, prompt.height))
+    rest_fits = 1 <= prompt.steps <= 1000 and 0 <= prompt.guidance_scale <= 100 and 0 <= prompt.seed < 2**63
+    if not (sizes_fit and rest_fits):
+        raise LoratoryError(
+            f"sample prompt “{line}”: --w and --h must be multiples of 8 from 64 to 4096, --s from 1 to 1000, --l from "
+            "0 to 100, --d from 0 up."
+        )
     return prompt
 
 
@@ -108,24 +113,30 @@ def draw(
             # Four at a time bounds the memory of the decoder.
             for start in range(0, len(indices), 4):
                 chunk = indices[start : start + 4]
-                positive, negative = (
-                    encode_text(base, texts, clip_skip=clip_skip, max_token_length=max_token_length)
-                    for texts in ([prompts[i].text for i in chunk], [prompts[i].negative for i in chunk])
-                )
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                    positive, negative = (
+                        encode_text(base, texts, clip_skip=clip_skip, max_token_length=max_token_length)
+                        for texts in ([prompts[i].text for i in chunk], [prompts[i].negative for i in chunk])
+                    )
                     latents = pipeline(
                         **_embeddings(positive, negative),
                         width=width,
                         height=height,
                         num_inference_steps=steps,
                         guidance_scale=guidance_scale,
-                        generator=[torch.Generator().manual_seed(prompts[i].seed) for i in chunk],
+                        # float32 from the CPU whatever the model computes in: the same start everywhere.
+                        latents=torch.stack([_start(prompts[i]) for i in chunk]).to(device),
                         output_type="latent",
                         **({"guidance_rescale": 0.7} if base.info.zero_terminal_snr else {}),
                     ).images
                 images = [_decode(base, latent, device, dtype) for latent in latents]
                 pictures.update(zip(chunk, images, strict=True))
     return [pictures[index] for index in range(len(prompts))]
+
+
+def _start(prompt: Prompt) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(prompt.seed)
+    return torch.randn(4, prompt.height // 8, prompt.width // 8, generator=generator)
 
 
 def _decode(base: BaseModel, latent: torch.Tensor, device: torch.device, dtype: torch.dtype) -> Image.Image:

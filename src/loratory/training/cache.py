@@ -13,16 +13,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from loratory import atomic
 from loratory.dataset.buckets import Placement
 from loratory.dataset.scan import TrainImage
+from loratory.errors import FAILED, LoratoryError
 from loratory.imaging.pixels import training_pixels
+from loratory.models.text import TextConditioning
 
 FORMAT = "1"  # part of every key: raise it when the meaning of an entry changes
-TEXT_ENTRIES_IN_MEMORY = 4096  # 0.23 MB each for SD 1.x, 0.6 MB for SDXL: at most 1 to 2.5 GB
+TEXT_BYTES_IN_MEMORY = 2_000_000_000  # some 10,000 captions of SD 1.x, 6,000 of SDXL, at 75 tokens in half precision
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,19 @@ class LatentEncoder:
         pixels = torch.stack([p.pixels(self.background, self.interpolation) for p in pictures])
         moments = self.vae.encode(pixels.to(self.device, self.dtype)).latent_dist  # pyright: ignore[reportCallIssue]
         mean, log_variance = moments.mean.float().cpu(), moments.logvar.float().cpu()
+        for picture, latents in zip(pictures, mean, strict=True):
+            if not latents.isfinite().all():
+                raise LoratoryError(
+                    f"The VAE gives no numbers for {picture.image.path}: it overflows in {self.dtype}.",
+                    hint="Set model.no_half_vae = true.",
+                    exit_code=FAILED,
+                )
         return [Posterior(m.clone(), v.clone()) for m, v in zip(mean, log_variance, strict=True)]
 
     def key(self, picture: Picture) -> str:
         """Digest of the file's bytes and of everything that shapes the latents."""
-        content = hashlib.file_digest(picture.image.path.open("rb"), "sha256").hexdigest()
+        with picture.image.path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
         parts = (content, picture.placement, picture.flipped, self.identity, self.dtype, self.background)
         return hashlib.sha256(repr((FORMAT, *parts, self.interpolation)).encode()).hexdigest()
 
@@ -101,22 +111,31 @@ class LatentCache:
                 self._memory.update(zip(map(_place, batch), posteriors, strict=True))
             else:
                 paths = [self._file(self.directory, picture) for picture in batch]
-                if any(_read_posterior(path) is None for path in paths):
+                missing = [path for path in paths if _read_posterior(path) is None]
+                if missing:
                     for path, posterior in zip(paths, self.encoder.encode(batch), strict=True):
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        with atomic.replacing(path, durable=False) as temporary:
-                            save_file(vars(posterior), temporary)
+                        if path in missing:
+                            _write_tensors(path, vars(posterior))
                 self._files.update(zip(map(_place, batch), paths, strict=True))
             ready += len(batch)
             yield ready
 
     def get(self, picture: Picture) -> Posterior:
+        """The posterior of one visit. Raises LoratoryError when a cached file has gone since `fill`."""
         place = _place(picture)
-        if place in self._memory:
+        if not self.keep:
+            return self.encoder.encode([picture])[0]
+        if self.directory is None:
             return self._memory[place]
-        if place in self._files and (posterior := _read_posterior(self._files[place])) is not None:
-            return posterior
-        return self.encoder.encode([picture])[0]
+        posterior = _read_posterior(self._files[place])
+        if posterior is None:
+            # The VAE has left the device by now; a resumed run fills the cache first.
+            raise LoratoryError(
+                f"The cached latents {self._files[place]} were removed during the run.",
+                hint="Go on with --resume: they are made again.",
+                exit_code=FAILED,
+            )
+        return posterior
 
     def _file(self, directory: Path, picture: Picture) -> Path:
         key = self.encoder.key(picture)
@@ -125,6 +144,13 @@ class LatentCache:
 
 def _place(picture: Picture) -> tuple[Path, bool]:
     return picture.image.path, picture.flipped
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Through memory: safetensors' own writer turns a full disk into an error of its own kind.
+    with atomic.replacing(path, durable=False) as temporary:
+        temporary.write_bytes(save(tensors))
 
 
 def _same_bucket_batches(pictures: Sequence[Picture], batch_size: int) -> Iterator[list[Picture]]:
@@ -150,6 +176,10 @@ class EncodedText:
     hidden: Tensor
     pooled: Tensor | None
 
+    @property
+    def size_bytes(self) -> int:
+        return self.hidden.nbytes + (0 if self.pooled is None else self.pooled.nbytes)
+
 
 @dataclass
 class TextCache:
@@ -162,8 +192,9 @@ class TextCache:
     encode: Callable[[str], EncodedText]
     prefix: str
     directory: Path | None
-    capacity: int = TEXT_ENTRIES_IN_MEMORY
+    capacity_bytes: int = TEXT_BYTES_IN_MEMORY
     _memory: OrderedDict[str, EncodedText] = field(default_factory=OrderedDict[str, EncodedText])
+    _bytes: int = 0
 
     def get(self, caption: str) -> EncodedText:
         if caption in self._memory:
@@ -171,9 +202,18 @@ class TextCache:
             return self._memory[caption]
         entry = self._from_disk(caption) or self._encode(caption)
         self._memory[caption] = entry
-        if len(self._memory) > self.capacity:
-            self._memory.popitem(last=False)
+        self._bytes += entry.size_bytes
+        while self._bytes > self.capacity_bytes and len(self._memory) > 1:
+            self._bytes -= self._memory.popitem(last=False)[1].size_bytes
         return entry
+
+    def get_all(self, captions: Sequence[str]) -> TextConditioning:
+        """The captions of a batch, stacked."""
+        entries = [self.get(caption) for caption in captions]
+        pooled = [entry.pooled for entry in entries if entry.pooled is not None]
+        return TextConditioning(
+            torch.stack([entry.hidden for entry in entries]), torch.stack(pooled) if pooled else None
+        )
 
     def _path(self, directory: Path, caption: str) -> Path:
         key = hashlib.sha256(repr((FORMAT, self.prefix, caption)).encode()).hexdigest()
@@ -191,9 +231,6 @@ class TextCache:
     def _encode(self, caption: str) -> EncodedText:
         entry = self.encode(caption)
         if self.directory is not None:
-            path = self._path(self.directory, caption)
-            path.parent.mkdir(parents=True, exist_ok=True)
             tensors = {name: t.contiguous() for name, t in vars(entry).items() if t is not None}
-            with atomic.replacing(path, durable=False) as temporary:
-                save_file(tensors, temporary)
+            _write_tensors(self._path(self.directory, caption), tensors)
         return entry

@@ -6,7 +6,6 @@ keeps a state from which any later process goes on as if nothing had happened.
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +17,11 @@ from loratory.config.schema import Config
 from loratory.dataset.epochs import Visit, epoch_batches
 from loratory.errors import FAILED, LoratoryError
 from loratory.models.load import BaseModel, load_base_model
-from loratory.models.text import TextConditioning, encode_text
+from loratory.models.text import TextConditioning, encode_ids, encode_text
 from loratory.paths import cache_dir
 from loratory.randomness import derive_seed
 from loratory.runs.control import Control
-from loratory.runs.events import Finished, Notice, Obeyed, Phase, SampleLoss, Started, StateSaved, Step
+from loratory.runs.events import Finished, Notice, Obeyed, Phase, Started, StateSaved
 from loratory.runs.recorder import Recorder
 from loratory.runs.store import RunDirectory
 from loratory.training.batches import Batch, BatchMaker, prefetched
@@ -30,28 +29,28 @@ from loratory.training.cache import EncodedText, LatentCache, LatentEncoder, Pic
 from loratory.training.device import compute_dtype, device_name, pick_device
 from loratory.training.noise import make_schedule
 from loratory.training.optimizers import Optimizers, TrainedPart
-from loratory.training.outputs import Outputs, model_hashes, refuse_overwriting
-from loratory.training.plan import Plan, dataset_digest, make_plan
+from loratory.training.outputs import Outputs, refuse_overwriting, remove_leftovers, start_hashing
+from loratory.training.plan import Plan, identity_of
+from loratory.training.readback import Numbers, PendingStep, StepLog
 from loratory.training.schedule import lr_multiplier
 from loratory.training.state import TrainingState, load_newest, save_state
 from loratory.training.step import forward_losses
 
 
-def train(config: Config, run: RunDirectory, control: Control, recorder: Recorder) -> Finished:
-    """Trains what `config` says in `run`, from its newest state if it has one, and returns how it ended.
+def train(plan: Plan, run: RunDirectory, control: Control, recorder: Recorder) -> Finished:
+    """Trains what `plan` says in `run`, from its newest state if it has one, and returns how it ended.
 
     Raises LoratoryError when the work cannot be done; states and files written so far stay.
     """
-    recorder.write(Phase("reading the dataset", 0, 1))
+    config, length = plan.config, plan.length
     refuse_overwriting(config, run)
-    plan = make_plan(config)
     doubts = [finding.message for finding in plan.dataset.findings if finding.severity == "warning"]
     for sentence in (*plan.warnings, *doubts):
         recorder.write(Notice("warning", sentence))
     device = pick_device()
     dtype = compute_dtype(config.training, device)
-    seed = config.training.seed
-    hashes = ThreadPoolExecutor(1).submit(model_hashes, plan.info)
+    mixed = dtype != torch.float32
+    hashes = start_hashing(plan.info)
 
     recorder.write(Phase("loading the base model", 0, 1))
     base = load_base_model(plan.info, config.model)
@@ -60,8 +59,8 @@ def train(config: Config, run: RunDirectory, control: Control, recorder: Recorde
     pictures = _pictures(plan)
     for ready in latents.fill(pictures):
         recorder.write(Phase("caching latents", ready, len(pictures)))
-        if "stop" in control.poll():
-            return Finished("stopped", 0, "Stopped while caching latents; no step was trained by this process.")
+        if control.waits("stop"):
+            return Finished("stopped", recorder.step, "Stopped while caching latents, before this process trained.")
     if latents.keep:
         torch.nn.Module.to(base.vae, "cpu")  # needed again only for previews; the space belongs to the UNet
     adapter = inject(
@@ -69,7 +68,7 @@ def train(config: Config, run: RunDirectory, control: Control, recorder: Recorde
         base.text_encoders,
         plan.info.family,
         config.network,
-        seed=seed,
+        seed=config.training.seed,
         train_unet=config.trains_unet,
         train_text_encoder=config.trains_text_encoder,
     )
@@ -87,54 +86,44 @@ def train(config: Config, run: RunDirectory, control: Control, recorder: Recorde
         zero_terminal_snr=plan.info.zero_terminal_snr, kohya_compatible=config.compatibility == "kohya"
     ).to(device)
 
-    start = _restore(run, plan, adapter, optimizers, scaler, recorder)
-    outputs = Outputs(config, plan, run, recorder, base, adapter, device, dtype, hashes)
-    length = plan.length
-    recorder.write(
-        Started(
-            start, length.total_steps, length.epochs, plan.steps_per_epoch, device_name(device), loratory.__version__
-        )
-    )
-    if config.sample.sample_at_first and start == 0:
+    keeper = _StateKeeper(plan, run, recorder, adapter, optimizers, scaler, identity_of(plan, base.identity))
+    outputs = Outputs(plan, run, recorder, control, base, adapter, device, dtype, hashes)
+    log = StepLog(recorder, scaled=scaler.is_enabled())
+    start = keeper.restore()
+    name = device_name(device)
+    recorder.write(Started(start, length.total_steps, length.epochs, plan.steps_per_epoch, name, loratory.__version__))
+    if start == 0 and outputs.samples_due(0):
         outputs.draw_samples(0)
-    maker = BatchMaker(
-        config, plan.images, plan.placements, latents, base.vae_scale, plan.info.family == "sdxl", length.total_steps
-    )
-    accumulation = config.training.gradient_accumulation_steps
-    pending: _Pending | None = None
-    saved_state_at = start
-    step_began = time.perf_counter()
+    final = config.output.output_dir / f"{config.output.output_name}.safetensors"
+    if start == length.total_steps and not final.exists():
+        outputs.save(config.output.output_name, start)
 
+    maker = BatchMaker(plan, base, latents, texts)
     windows = prefetched(_windows(plan, maker, start, pin=device.type == "cuda"))
-    for step in range(start, length.total_steps):
-        wanted = control.poll()
-        if "save" in wanted:
-            _settle(pending, recorder)
-            pending = None
-            outputs.save_step(step)
-            recorder.write(Obeyed("save", step))
-        if "stop" in wanted:
-            _settle(pending, recorder)
-            if step > saved_state_at or step == 0:
-                _keep(run, plan, step, adapter, optimizers, scaler, recorder)
-            recorder.write(Obeyed("stop", step))
-            return Finished("stopped", step, f"Stopped at step {step} of {length.total_steps}; the state is saved.")
+    step_began = time.perf_counter()
+    for done in range(start, length.total_steps):
+        for command in control.poll():
+            log.settle()
+            if command == "stop":
+                keeper.save(done)
+                recorder.write(Obeyed("stop", done))
+                return Finished("stopped", done, f"Stopped at step {done} of {length.total_steps}; the state is saved.")
+            outputs.save(outputs.step_name(done), done)
+            recorder.write(Obeyed(command, done))
+            step_began = time.perf_counter()
 
         waiting = time.perf_counter()
         window = next(windows)
         data_s = time.perf_counter() - waiting
-        optimizers.set_multiplier(lr_multiplier(config.optimizer, step, length.total_steps))
+        optimizers.set_multiplier(lr_multiplier(config.optimizer, done, length.total_steps))
         totals: list[torch.Tensor] = []
         unweighted: list[torch.Tensor] = []
         for micro, batch in enumerate(window):
             # The dropouts of the adapter draw from the global generators; nothing else does.
-            torch.manual_seed(derive_seed(seed, "network_dropout", step, micro))
+            torch.manual_seed(derive_seed(config.training.seed, "network_dropout", done, micro))
             moved = batch.to(device)
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                if texts is not None:
-                    text = _cached(texts, batch.captions, device)
-                else:
-                    text = _encode(base, config, batch.captions)
+            with torch.autocast(device.type, dtype, enabled=mixed):
+                text = moved.text or encode_ids(base, moved.ids, clip_skip=config.model.clip_skip)
                 losses = forward_losses(
                     base.unet,
                     moved,
@@ -143,7 +132,7 @@ def train(config: Config, run: RunDirectory, control: Control, recorder: Recorde
                     config.loss,
                     v_prediction=plan.info.prediction_type == "v_prediction",
                 )
-            scaler.scale(losses.total / accumulation).backward()
+            scaler.scale(losses.total / config.training.gradient_accumulation_steps).backward()
             totals.append(losses.total.detach())
             unweighted.append(losses.unweighted.detach())
         for optimizer in optimizers.all:
@@ -155,116 +144,87 @@ def train(config: Config, run: RunDirectory, control: Control, recorder: Recorde
         optimizers.zero_grad()
         norms = adapter.apply_max_norm(config.network.scale_weight_norms) if config.network.scale_weight_norms else None
 
-        finished = step + 1
-        epoch = step // plan.steps_per_epoch + 1
-        now = time.perf_counter()
-        latest = _Pending(
-            numbers=_fetch(torch.cat([torch.stack(totals).mean()[None], grad_norm[None], *unweighted])),
-            step=finished,
-            epoch=epoch,
-            images=[image for batch in window for image in batch.images],
-            timesteps=[t for batch in window for t in batch.timesteps.tolist()],
-            lr=optimizers.rates(),
-            effective_lr=optimizers.effective_rates(),
-            step_s=now - step_began,
-            data_s=data_s,
-            keys_scaled=norms.keys_scaled if norms else None,
-            mean_weight_norm=norms.mean_norm if norms else None,
-            max_weight_norm=norms.max_norm if norms else None,
+        step, now = done + 1, time.perf_counter()
+        log.push(
+            PendingStep(
+                numbers=Numbers.fetch(torch.cat([torch.stack(totals).mean()[None], grad_norm[None], *unweighted])),
+                step=step,
+                epoch=done // plan.steps_per_epoch + 1,
+                images=[image for batch in window for image in batch.images],
+                timesteps=[timestep for batch in window for timestep in batch.timesteps.tolist()],
+                lr=optimizers.rates(),
+                effective_lr=optimizers.effective_rates(),
+                step_s=now - step_began,
+                data_s=data_s,
+                keys_scaled=norms.keys_scaled if norms else None,
+                mean_weight_norm=norms.mean_norm if norms else None,
+                max_weight_norm=norms.max_norm if norms else None,
+            )
         )
         step_began = now
-        # Read one step late: while these numbers are fetched, the device already works on the next step.
-        _settle(pending, recorder)
-        pending = latest
 
-        epoch_ends = finished % plan.steps_per_epoch == 0
-        last = finished == length.total_steps
-        state_due = finished % config.output.state_every_n_steps == 0
-        if last or state_due or outputs.due(finished, epoch, epoch_ends=epoch_ends):
-            _settle(pending, recorder)
-            pending = None
+        file_name = outputs.file_due(step)
+        state_due = step == length.total_steps or step % config.output.state_every_n_steps == 0
+        if file_name or state_due or outputs.samples_due(step):
+            log.settle()
             # Files before the state: a run killed between the two writes them again, the other way round never.
-            outputs.write(finished, epoch, epoch_ends=epoch_ends, last=last)
-            if last or state_due:
-                _keep(run, plan, finished, adapter, optimizers, scaler, recorder)
-                saved_state_at = finished
+            if file_name:
+                outputs.save(file_name, step)
+            if state_due:
+                keeper.save(step)
+            # Pictures last: no preview is worth losing a state for.
+            if outputs.samples_due(step):
+                outputs.draw_samples(step)
             step_began = time.perf_counter()
     return Finished("done", length.total_steps, f"Trained {length.total_steps} steps.")
 
 
-@dataclass(frozen=True)
-class _Numbers:
-    """Values on their way from the device."""
+@dataclass
+class _StateKeeper:
+    """Writes the resumable state, and finds the way back into it."""
 
-    values: torch.Tensor
-    arrived: torch.cuda.Event | None
+    plan: Plan
+    run: RunDirectory
+    recorder: Recorder
+    adapter: Adapter
+    optimizers: Optimizers
+    scaler: torch.amp.GradScaler  # pyright: ignore[reportPrivateImportUsage]
+    identity: dict[str, str]
+    saved_at: int | None = None
 
-    def read(self) -> list[float]:
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return self.values.tolist()
-
-
-def _fetch(values: torch.Tensor) -> _Numbers:
-    """Starts copying `values` to the CPU. Waiting for this copy does not wait for work queued after it."""
-    if values.device.type != "cuda":
-        return _Numbers(values.cpu(), None)
-    landing = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    landing.copy_(values, non_blocking=True)
-    arrived = torch.cuda.Event()
-    arrived.record()
-    return _Numbers(landing, arrived)
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A step whose numbers (loss, gradient norm, loss of each sample) have not been read yet."""
-
-    numbers: _Numbers
-    step: int
-    epoch: int
-    images: list[str]
-    timesteps: list[int]
-    lr: dict[str, float]
-    effective_lr: dict[str, float]
-    step_s: float
-    data_s: float
-    keys_scaled: int | None
-    mean_weight_norm: float | None
-    max_weight_norm: float | None
-
-
-def _settle(pending: _Pending | None, recorder: Recorder) -> None:
-    """Reads a step's numbers and records it. A loss that is not a number ends the run: what follows is worthless."""
-    if pending is None:
-        return
-    loss, grad_norm, *sample_losses = pending.numbers.read()
-    samples = [
-        SampleLoss(image, timestep, value)
-        for image, timestep, value in zip(pending.images, pending.timesteps, sample_losses, strict=True)
-    ]
-    recorder.write(
-        Step(
-            step=pending.step,
-            epoch=pending.epoch,
-            loss=loss,
-            lr=pending.lr,
-            effective_lr=pending.effective_lr,
-            grad_norm=grad_norm,
-            step_s=pending.step_s,
-            data_s=pending.data_s,
-            samples=samples,
-            keys_scaled=pending.keys_scaled,
-            mean_weight_norm=pending.mean_weight_norm,
-            max_weight_norm=pending.max_weight_norm,
+    def save(self, step: int) -> None:
+        """Keeps the state after `step` steps, unless it is on the disk already."""
+        if step == self.saved_at:
+            return
+        state = TrainingState(
+            step, self.adapter.raw_state(), self.optimizers.state_dict(), self.scaler.state_dict(), self.identity
         )
-    )
-    if not loss - loss == 0.0:  # NaN or infinite
-        raise LoratoryError(
-            f"The loss became {loss} at step {pending.step} (pictures: {', '.join(dict.fromkeys(pending.images))}).",
-            hint="Lower the learning rate, or train in bf16 instead of fp16; the last state from before is kept.",
-            exit_code=FAILED,
-        )
+        path = save_state(self.run.state, state, self.plan.config.output.state_keep)
+        self.saved_at = step
+        self.recorder.write(StateSaved(step, str(path.relative_to(self.run.path))))
+
+    def restore(self) -> int:
+        """Loads the newest state, if there is one, and returns the number of steps that are done."""
+        atomic.remove_leftovers(self.run.state, "*")
+        remove_leftovers(self.plan.config)
+        state, problems = load_newest(self.run.state)
+        for problem in problems:
+            self.recorder.write(Notice("warning", problem))
+        if state is None:
+            return 0
+        changed = [name for name, value in self.identity.items() if state.identity.get(name) != value]
+        if changed:
+            raise LoratoryError(
+                f"This run cannot go on as if nothing had happened, because {' and '.join(changed)} changed since it "
+                f"was stopped at step {state.step}.",
+                hint="Put back what was there (pictures, sizes, folder names included), or start a new run.",
+                exit_code=FAILED,
+            )
+        self.adapter.load_raw_state(state.adapter)
+        self.optimizers.load_state_dict(state.optimizers)
+        self.scaler.load_state_dict(state.scaler)
+        self.saved_at = state.step
+        return state.step
 
 
 def _windows(plan: Plan, maker: BatchMaker, start: int, *, pin: bool) -> Iterator[list[Batch]]:
@@ -321,7 +281,7 @@ def _place(base: BaseModel, device: torch.device, dtype: torch.dtype, config: Co
         module.to(device).train()
     if config.training.gradient_checkpointing:
         base.unet.enable_gradient_checkpointing()
-        for encoder in base.text_encoders:
+        for encoder in base.text_encoders if config.trains_text_encoder else ():
             encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
@@ -356,60 +316,8 @@ def _encode(base: BaseModel, config: Config, captions: list[str]) -> TextConditi
     )
 
 
-def _cached(texts: TextCache, captions: list[str], device: torch.device) -> TextConditioning:
-    entries = [texts.get(caption) for caption in captions]
-    pooled = [entry.pooled for entry in entries if entry.pooled is not None]
-    return TextConditioning(
-        torch.stack([entry.hidden for entry in entries]).to(device, non_blocking=True),
-        torch.stack(pooled).to(device, non_blocking=True) if pooled else None,
-    )
-
-
 def _clip(parameters: list[torch.nn.Parameter], max_norm: float) -> torch.Tensor:
     """Clips the gradients to `max_norm` (0: leaves them) and returns their norm before, without waiting for it."""
     if max_norm > 0:
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-
-
-def _keep(
-    run: RunDirectory,
-    plan: Plan,
-    step: int,
-    adapter: Adapter,
-    optimizers: Optimizers,
-    scaler: torch.amp.GradScaler,  # pyright: ignore[reportPrivateImportUsage]
-    recorder: Recorder,
-) -> None:
-    state = TrainingState(step, adapter.raw_state(), optimizers.state_dict(), scaler.state_dict(), dataset_digest(plan))
-    path = save_state(run.state, state, plan.config.output.state_keep)
-    recorder.write(StateSaved(step, str(path.relative_to(run.path))))
-
-
-def _restore(
-    run: RunDirectory,
-    plan: Plan,
-    adapter: Adapter,
-    optimizers: Optimizers,
-    scaler: torch.amp.GradScaler,  # pyright: ignore[reportPrivateImportUsage]
-    recorder: Recorder,
-) -> int:
-    """Loads the newest state, if there is one, and returns the step to go on from."""
-    atomic.remove_leftovers(run.state)
-    atomic.remove_leftovers(plan.config.output.output_dir, plan.config.output.output_name)
-    state, problems = load_newest(run.state)
-    for problem in problems:
-        recorder.write(Notice("warning", problem))
-    if state is None:
-        return 0
-    if state.dataset != dataset_digest(plan):
-        raise LoratoryError(
-            f"The pictures in {plan.config.dataset.train_data_dir} are not those this run was trained on: some were "
-            "added, removed, resized or moved, so it cannot go on as if nothing had happened.",
-            hint="Put them back, or start a new run.",
-            exit_code=FAILED,
-        )
-    adapter.load_raw_state(state.adapter)
-    optimizers.load_state_dict(state.optimizers)
-    scaler.load_state_dict(state.scaler)
-    return state.step

@@ -10,6 +10,11 @@ from loratory.dataset.scan import ConceptFolder
 from loratory.training.plan import Plan
 
 _ARCHITECTURE = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "sdxl": "stable-diffusion-xl-v1-base"}
+_VOCABULARY = {
+    "natural": "Prompt it in sentences.",
+    "danbooru": "Prompt it with Danbooru tags.",
+    "e621": "Prompt it with e621 tags.",
+}
 _BASE_VERSION = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 
 
@@ -163,6 +168,7 @@ def _modelspec(config: Config, plan: Plan) -> dict[str, object]:
     if plan.info.family == "sd2":
         architecture += "-768-v" if plan.info.prediction_type == "v_prediction" else "-512"
     optional = {
+        "modelspec.trigger_phrase": "; ".join(dict.fromkeys(image.class_tokens for image in plan.images)),
         "modelspec.author": output.metadata_author,
         "modelspec.description": output.metadata_description,
         "modelspec.license": output.metadata_license,
@@ -174,6 +180,7 @@ def _modelspec(config: Config, plan: Plan) -> dict[str, object]:
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models"
         if plan.info.family == "sdxl"
         else "diffusers",
+        "modelspec.usage_hint": _VOCABULARY[config.dataset.vocabulary],
         "modelspec.title": output.metadata_title or output.output_name,
         "modelspec.resolution": f"{width}x{height}",
         "modelspec.prediction_type": "v" if plan.info.prediction_type == "v_prediction" else "epsilon",

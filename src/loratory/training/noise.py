@@ -16,16 +16,19 @@ TRAIN_TIMESTEPS = 1000
 
 @dataclass(frozen=True)
 class Schedule:
-    """alphas_cumprod and snr = alphas_cumprod / (1 - alphas_cumprod), float32, shape (1000,), on the CPU.
+    """Tables over the timesteps, float32, shape (1000,).
 
-    snr is what loss weights use; it belongs to alphas_cumprod except in `compatibility = "kohya"`.
+    alphas_cumprod: a_t. alpha, sigma: sqrt(a_t) and sqrt(1 - a_t). snr: a_t / (1 - a_t), what loss weights use; it
+    belongs to alphas_cumprod except in `compatibility = "kohya"`.
     """
 
     alphas_cumprod: Tensor
+    alpha: Tensor
+    sigma: Tensor
     snr: Tensor
 
     def to(self, device: torch.device) -> "Schedule":
-        return Schedule(self.alphas_cumprod.to(device), self.snr.to(device))
+        return Schedule(*(table.to(device) for table in vars(self).values()))
 
 
 def make_schedule(*, zero_terminal_snr: bool = False, kohya_compatible: bool = False) -> Schedule:
@@ -36,7 +39,7 @@ def make_schedule(*, zero_terminal_snr: bool = False, kohya_compatible: bool = F
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, TRAIN_TIMESTEPS, dtype=torch.float32) ** 2
     plain = torch.cumprod(1.0 - betas, dim=0)
     rescaled = torch.cumprod(1.0 - _zero_terminal_betas(betas), dim=0) if zero_terminal_snr else plain
-    return Schedule(rescaled, _snr(plain if kohya_compatible else rescaled))
+    return Schedule(rescaled, _root(rescaled), _root(1.0 - rescaled), _snr(plain if kohya_compatible else rescaled))
 
 
 def _zero_terminal_betas(betas: Tensor) -> Tensor:
@@ -72,8 +75,8 @@ def velocity(latents: Tensor, noise: Tensor, timesteps: Tensor, schedule: Schedu
 
 
 def _alpha_sigma(latents: Tensor, timesteps: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
-    a = schedule.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-    return _root(a).to(latents.dtype), _root(1.0 - a).to(latents.dtype)
+    alpha, sigma = schedule.alpha[timesteps], schedule.sigma[timesteps]
+    return alpha.view(-1, 1, 1, 1).to(latents.dtype), sigma.view(-1, 1, 1, 1).to(latents.dtype)
 
 
 def draw_noise(shape: Sequence[int], seed: int, *counters: int | str) -> Tensor:

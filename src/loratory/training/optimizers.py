@@ -81,9 +81,19 @@ def _make(parts: list[TrainedPart], settings: OptimizerSettings) -> torch.optim.
                 with redirect_stdout(io.StringIO()):  # it prints a line, and stdout is for data
                     return Prodigy(groups, **arguments)
             case other:
-                raise ValueError(f"no optimizer named {other}")  # config.unbuilt refuses it before a run starts
-    except TypeError as error:
+                raise AssertionError(f"{other} is refused by config.unbuilt before a run starts")
+    except (TypeError, ValueError, RuntimeError) as error:
         raise LoratoryError(
             f"optimizer.optimizer_args: {settings.optimizer_type} does not take them: {error}.",
             hint=f"Given were {arguments}.",
         ) from error
+
+
+def refuse_wrong_arguments(settings: OptimizerSettings) -> None:
+    """Raises LoratoryError for arguments that the optimizer does not take, or that would do nothing."""
+    if "lr" in settings.parsed_optimizer_args:
+        raise LoratoryError(
+            "optimizer.optimizer_args: lr does nothing there.",
+            hint="Set optimizer.learning_rate, unet_lr or text_encoder_lr.",
+        )
+    _make([TrainedPart("trial", [Parameter(torch.zeros(1))], 1.0)], settings)

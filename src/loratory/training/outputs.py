@@ -1,6 +1,9 @@
 """What a run leaves behind: adapter files, checked after every save, and preview pictures."""
 
+import glob
 import hashlib
+import re
+import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -17,10 +20,11 @@ from loratory.config.schema import Config
 from loratory.errors import FAILED, LoratoryError
 from loratory.models.detect import ModelInfo
 from loratory.models.load import BaseModel
-from loratory.runs.events import Phase, Sampled, Saved
+from loratory.runs.control import Control
+from loratory.runs.events import Notice, Phase, Sampled, Saved, Saving
 from loratory.runs.recorder import Recorder
 from loratory.runs.store import EventReader, RunDirectory
-from loratory.sampling.preview import Prompt, draw, prompts_of
+from loratory.sampling.preview import Prompt, draw
 from loratory.training.metadata import adapter_metadata
 from loratory.training.plan import Plan
 
@@ -33,10 +37,10 @@ _TOLERANCE = {"float": 1e-5, "fp16": 4e-3, "bf16": 3e-2}
 class Outputs:
     """Writes adapter files to `output.output_dir` and pictures to the run's `samples/`."""
 
-    config: Config
     plan: Plan
     run: RunDirectory
     recorder: Recorder
+    control: Control
     base: BaseModel
     adapter: Adapter
     device: torch.device
@@ -44,97 +48,109 @@ class Outputs:
     hashes: "Future[dict[str, str]]"
 
     def __post_init__(self) -> None:
+        self._output = self.plan.config.output
         history = EventReader(self.run.events).read()
         self._started_s = history[0].time_s if history else time.time()
         # Only files of this run are ever removed, those from before a resume included.
         self._saved = {Path(t.event.path): t.event for t in history if isinstance(t.event, Saved)}
 
-    def due(self, step: int, epoch: int, *, epoch_ends: bool) -> bool:
-        """Whether `write` has anything to do after `step`."""
-        return self._save_due(step, epoch, epoch_ends) is not None or self._samples_due(step, epoch, epoch_ends)
-
-    def write(self, step: int, epoch: int, *, epoch_ends: bool, last: bool) -> None:
-        """Saves and draws what is due after `step`, in `epoch`; after the last step the final file and samples."""
-        name = self.config.output.output_name
-        stem = name if last else self._save_due(step, epoch, epoch_ends)
-        if stem is not None:
-            self._save(stem, step, epoch)
-            self._remove_old()
-        if self._samples_due(step, epoch, epoch_ends) or (last and self.config.sample.sample_at_end):
-            self.draw_samples(step)
-
-    def save_step(self, step: int) -> None:
-        """Saves now, named by the step."""
-        epoch = max(step - 1, 0) // self.plan.steps_per_epoch + 1
-        self._save(self._step_stem(step), step, epoch)
-
-    def draw_samples(self, step: int) -> None:
-        """Draws every prompt of the config; each PNG carries what it was drawn with."""
-        prompts = prompts_of(self.config)
-        epoch = max(step - 1, 0) // self.plan.steps_per_epoch + 1
-        for index, prompt in enumerate(prompts):
-            self.recorder.write(Phase("drawing samples", index, len(prompts)))
-            (image,) = draw(
-                self.base,
-                [prompt],
-                clip_skip=self.config.model.clip_skip,
-                max_token_length=self.config.caption.max_token_length,
-                device=self.device,
-                dtype=self.dtype,
-            )
-            path = self.run.samples / f"step{step:08d}-{index:02d}-{prompt.seed}.png"
-            with atomic.replacing(path, durable=False) as temporary:
-                image.save(temporary, "PNG", pnginfo=_parameters(prompt, self.config, step))
-            self.recorder.write(Sampled(step, epoch, str(path.relative_to(self.run.path)), prompt.text))
-
-    def _step_stem(self, step: int) -> str:
-        return f"{self.config.output.output_name}-step{step:08d}"
-
-    def _save_due(self, step: int, epoch: int, epoch_ends: bool) -> str | None:
-        output = self.config.output
+    def file_due(self, step: int) -> str | None:
+        """The name, without its ending, of the adapter file to write after `step`; None for no file."""
+        output, epoch = self._output, self._epoch(step)
         if step == self.plan.length.total_steps:
-            return None  # the final file takes their place
+            return output.output_name
+        epoch_ends = step % self.plan.steps_per_epoch == 0
         if epoch_ends and output.save_every_n_epochs and epoch % output.save_every_n_epochs == 0:
             return f"{output.output_name}-{epoch:06d}"
         if output.save_every_n_steps and step % output.save_every_n_steps == 0:
-            return self._step_stem(step)
+            return self.step_name(step)
         return None
 
-    def _samples_due(self, step: int, epoch: int, epoch_ends: bool) -> bool:
-        sample = self.config.sample
+    def samples_due(self, step: int) -> bool:
+        """Whether pictures are to be drawn after `step`."""
+        sample, epoch = self.plan.config.sample, self._epoch(step)
+        if step == 0:
+            return sample.sample_at_first
+        if step == self.plan.length.total_steps and sample.sample_at_end:
+            return True
+        epoch_ends = step % self.plan.steps_per_epoch == 0
         by_epoch = epoch_ends and sample.sample_every_n_epochs and epoch % sample.sample_every_n_epochs == 0
         return bool(by_epoch or (sample.sample_every_n_steps and step % sample.sample_every_n_steps == 0))
 
-    def _save(self, stem: str, step: int, epoch: int) -> None:
-        output = self.config.output
-        path = output.output_dir / f"{stem}.safetensors"
+    def step_name(self, step: int) -> str:
+        return f"{self._output.output_name}-step{step:08d}"
+
+    def save(self, name: str, step: int) -> None:
+        """Writes the adapter as it is after `step`, reads it back and compares; removes files that are not kept."""
+        path = self._output.output_dir / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = adapter_metadata(
-            self.config,
+            self.plan.config,
             self.plan,
             step=step,
-            epoch=epoch,
+            epoch=self._epoch(step),
             started_s=self._started_s,
             finished_s=time.time(),
             model_hashes=self.hashes.result(),
         )
-        save_adapter(path, self.adapter.kohya_state_dict(), metadata, output.save_precision)
+        self.recorder.write(Saving(str(path)))
+        save_adapter(path, self.adapter.kohya_state_dict(), metadata, self._output.save_precision)
         difference = compare_with_live(path, self.adapter)
-        if not difference <= _TOLERANCE[output.save_precision]:
+        if not difference <= _TOLERANCE[self._output.save_precision]:
             raise LoratoryError(
                 f"{path} was written, but read back it does not give the network that was trained (relative "
                 f"difference {difference:.2g}).",
                 hint='Check the disk, and whether the weights outgrew the format: output.save_precision = "float".',
                 exit_code=FAILED,
             )
-        self._saved[path] = Saved(step, epoch, str(path), path.stat().st_size, difference)
+        self._saved[path] = Saved(step, self._epoch(step), str(path), path.stat().st_size, difference)
         self.recorder.write(self._saved[path])
+        self._remove_old()
+
+    def draw_samples(self, step: int) -> None:
+        """Draws every prompt of the config; each PNG carries what it was drawn with.
+
+        A picture that cannot be drawn is a warning: the training is worth more than its previews. A request to stop
+        ends the drawing.
+        """
+        prompts = self.plan.prompts
+        for index, prompt in enumerate(prompts):
+            if self.control.waits("stop"):
+                return
+            self.recorder.write(Phase("drawing samples", index, len(prompts)))
+            path = self.run.samples / f"step{step:08d}-{index:02d}-{prompt.seed}.png"
+            try:
+                self._draw(prompt, path, step)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                message = f"“{prompt.text}” could not be drawn: {type(error).__name__}: {error}"
+                self.recorder.write(Notice("warning", message))
+            else:
+                self.recorder.write(Sampled(step, self._epoch(step), str(path.relative_to(self.run.path)), prompt.text))
+
+    def _draw(self, prompt: Prompt, path: Path, step: int) -> None:
+        (image,) = draw(
+            self.base,
+            [prompt],
+            clip_skip=self.plan.config.model.clip_skip,
+            max_token_length=self.plan.config.caption.max_token_length,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        path.parent.mkdir(exist_ok=True)
+        with atomic.replacing(path, durable=False) as temporary:
+            image.save(temporary, "PNG", pnginfo=_parameters(prompt, self._output.output_name, step))
+
+    def _epoch(self, step: int) -> int:
+        return max(step - 1, 0) // self.plan.steps_per_epoch + 1
 
     def _remove_old(self) -> None:
         """Keeps the last n epochs and steps of files, as save_last_n_epochs and save_last_n_steps say."""
-        output = self.config.output
+        output = self._output
         epochs = {p: s.epoch for p, s in self._saved.items() if p.stem == f"{output.output_name}-{s.epoch:06d}"}
-        steps = {p: s.step for p, s in self._saved.items() if p.stem == self._step_stem(s.step)}
+        every = output.save_every_n_steps or 1  # files saved on request, between these, stay
+        steps = {p: s.step for p, s in self._saved.items() if p.stem == self.step_name(s.step) and s.step % every == 0}
         for numbers, last in ((epochs, output.save_last_n_epochs), (steps, output.save_last_n_steps)):
             for path, number in numbers.items():
                 if last and number <= max(numbers.values()) - last:
@@ -142,27 +158,53 @@ class Outputs:
                     del self._saved[path]
 
 
-def refuse_overwriting(config: Config, run: RunDirectory) -> None:
-    """Raises LoratoryError when the final file exists and is not this run's own."""
-    path = config.output.output_dir / f"{config.output.output_name}.safetensors"
-    own = any(isinstance(t.event, Saved) and Path(t.event.path) == path for t in EventReader(run.events).read())
-    if path.exists() and not own and not config.output.overwrite:
+def refuse_overwriting(config: Config, run: RunDirectory | None) -> None:
+    """Raises LoratoryError when files the run would write exist already and are not its own (None: it has none)."""
+    output = config.output
+    history = EventReader(run.events).read() if run else []
+    own = {Path(t.event.path) for t in history if isinstance(t.event, Saving)}
+    mine = re.compile(rf"{re.escape(output.output_name)}(-\d{{6}}|-step\d{{8}})?")
+    found = [path for path in sorted(output.output_dir.glob("*.safetensors")) if mine.fullmatch(path.stem)]
+    foreign = [path for path in found if path not in own]
+    if foreign and not output.overwrite:
+        more = f" and {len(foreign) - 1} more exist" if len(foreign) > 1 else " exists"
         raise LoratoryError(
-            f"{path} exists already, and this run would replace it.",
+            f"{foreign[0]}{more} already, and this run would replace what is there.",
             hint="Choose another output.output_name, or set output.overwrite = true.",
         )
 
 
-def _parameters(prompt: Prompt, config: Config, step: int) -> PngInfo:
+def remove_leftovers(config: Config) -> None:
+    """Removes half-written adapter files of this output name, which a killed process left."""
+    for numbered in ("", "-[0-9][0-9][0-9][0-9][0-9][0-9]", "-step[0-9]*"):
+        name = f"{glob.escape(config.output.output_name)}{numbered}.safetensors"
+        atomic.remove_leftovers(config.output.output_dir, name)
+
+
+def _parameters(prompt: Prompt, output_name: str, step: int) -> PngInfo:
     """The settings of a picture in the text chunk that A1111 and its successors read."""
     info = PngInfo()
     info.add_text(
         "parameters",
         f"{prompt.text}\nNegative prompt: {prompt.negative}\nSteps: {prompt.steps}, Sampler: DDIM, "
         f"CFG scale: {prompt.guidance_scale}, Seed: {prompt.seed}, Size: {prompt.width}x{prompt.height}, "
-        f"Lora: {config.output.output_name} at step {step}",
+        f"Lora: {output_name} at step {step}",
     )
     return info
+
+
+def start_hashing(info: ModelInfo) -> "Future[dict[str, str]]":
+    """Computes `model_hashes` on a thread: a file of 7 GB takes seconds, and only the first save waits for them."""
+    future: Future[dict[str, str]] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(model_hashes(info))
+        except OSError as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="hashing", daemon=True).start()
+    return future
 
 
 def model_hashes(info: ModelInfo) -> dict[str, str]:

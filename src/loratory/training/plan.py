@@ -6,13 +6,14 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from torch import nn
 
 from loratory.adapters.keys import Component
 from loratory.adapters.targets import Target, find_targets
-from loratory.config.schema import Config
+from loratory.config.schema import Config, SettingsTable, changed
 from loratory.config.unbuilt import refuse_unbuilt
 from loratory.dataset.buckets import Placement, place_image
 from loratory.dataset.captions import draw_caption
@@ -30,7 +31,9 @@ from loratory.models.components import load_tokenizers
 from loratory.models.detect import ModelInfo, detect_model
 from loratory.models.load import meta_unet_and_text_encoders
 from loratory.models.tokens import overflow
-from loratory.sampling.preview import prompts_of
+from loratory.paths import cache_dir
+from loratory.sampling.preview import Prompt, prompts_of
+from loratory.training.optimizers import refuse_wrong_arguments
 from loratory.training.schedule import lr_multiplier
 
 PartName = Literal["unet", "text_encoder"]
@@ -64,6 +67,7 @@ class Plan:
     steps_per_epoch: int
     targets: tuple[Target, ...]
     parts: tuple[Part, ...]
+    prompts: tuple[Prompt, ...]
     saves: int
     save_bytes: int
     state_bytes: int
@@ -79,17 +83,28 @@ class Plan:
         return list(_visits(self.images, self.placements).items())
 
     @property
-    def disk_bytes(self) -> int:
-        """The most the run will have written at once: adapter files, kept states and one being written, latents."""
-        output = self.config.output
+    def disk_needs(self) -> dict[Path, int]:
+        """Folder -> the most bytes the run will have there at once: adapter files, states, latents."""
+        output, dataset = self.config.output, self.config.dataset
         kept = self.saves
-        if output.save_last_n_epochs and output.save_every_n_epochs:
+        if output.save_last_n_epochs and output.save_every_n_epochs and not output.save_every_n_steps:
             kept = min(kept, math.ceil(output.save_last_n_epochs / output.save_every_n_epochs) + 1)
-        latents = 0
-        if self.config.dataset.cache_latents_to_disk:
-            sides = 2 if self.config.dataset.flip_aug else 1
-            latents = sum(4 * 2 * 4 * (w // 8) * (h // 8) * sides for w, h in (p.bucket for p in self.placements))
-        return kept * self.save_bytes + (output.state_keep + 1) * self.state_bytes + latents
+        if output.save_last_n_steps and output.save_every_n_steps and not output.save_every_n_epochs:
+            kept = min(kept, math.ceil(output.save_last_n_steps / output.save_every_n_steps) + 1)
+        needs = {
+            output.output_dir: kept * self.save_bytes,
+            output.runs_dir: (output.state_keep + 1) * self.state_bytes,  # one more while it is written
+        }
+        if dataset.cache_latents_to_disk:
+            sides = 2 if dataset.flip_aug else 1
+            values = sum(4 * (w // 8) * (h // 8) for w, h in (p.bucket for p in self.placements))
+            needs[cache_dir()] = 2 * 4 * values * sides  # mean and log-variance in float32
+        return needs
+
+    @property
+    def disk_bytes(self) -> int:
+        """The sum of `disk_needs`."""
+        return sum(self.disk_needs.values())
 
     @property
     def trained(self) -> list[Part]:
@@ -103,7 +118,8 @@ def make_plan(config: Config) -> Plan:
     dataset = scan_dataset(config.dataset, config.caption)
     refuse_errors(dataset)
     info = detect_model(config.model, config.noise)
-    prompts_of(config)  # a prompt that cannot be drawn is refused now, not after the last step
+    prompts = tuple(prompts_of(config))  # one that cannot be drawn is refused now, not after the last step
+    refuse_wrong_arguments(config.optimizer)
     images = tuple(image for image in dataset.images if not image.is_reg)
     placements = tuple(place_image(image.size, config.dataset) for image in images)
     _refuse_small_buckets(images, placements)
@@ -149,6 +165,7 @@ def make_plan(config: Config) -> Plan:
         steps_per_epoch=steps,
         targets=tuple(targets),
         parts=parts,
+        prompts=prompts,
         saves=saves,
         save_bytes=parameters * _BYTES[config.output.save_precision],
         state_bytes=parameters * 4 * (1 + optimizer_tensors),
@@ -157,13 +174,24 @@ def make_plan(config: Config) -> Plan:
     return dataclasses.replace(plan, warnings=(*plan.warnings, *_disk_warnings(plan)))
 
 
-def dataset_digest(plan: Plan) -> str:
-    """Digest of what decides the order of training: pictures, repeats, buckets. Captions are left out on purpose."""
-    rows = [
-        (image.folder, image.path.name, image.size, image.repeats, placement)
+def identity_of(plan: Plan, model_identity: Mapping[str, str]) -> dict[str, str]:
+    """What decides which step trains what, by the name a person knows it by: a resumed run must agree on all of it.
+
+    Captions are left out on purpose: correcting one in the middle of a run is a good thing to do.
+    """
+    pictures = [
+        (image.folder, image.path.name, image.size, image.repeats, tuple(placement))
         for image, placement in zip(plan.images, plan.placements, strict=True)
     ]
-    return hashlib.sha256(repr(rows).encode()).hexdigest()
+    training, weights = plan.config.training, sorted(model_identity.items())
+    return {
+        "dataset.train_data_dir": hashlib.sha256(repr(pictures).encode()).hexdigest(),
+        "model.pretrained_model_name_or_path": hashlib.sha256(repr(weights).encode()).hexdigest(),
+        "training.seed": str(training.seed),
+        "training.train_batch_size": str(training.train_batch_size),
+        "training.gradient_accumulation_steps": str(training.gradient_accumulation_steps),
+        "the number of steps": f"{plan.steps_per_epoch} an epoch, {plan.length.total_steps} in all",
+    }
 
 
 def _part(name: PartName, lr: float, targets: list[Target], models: Mapping[str, nn.Module], config: Config) -> Part:
@@ -184,13 +212,10 @@ def _visits(images: tuple[TrainImage, ...], placements: tuple[Placement, ...]) -
 
 def _count_saves(config: Config, length: RunLength, steps_per_epoch: int) -> int:
     """Adapter files of the whole run: those of epochs and steps before its end, and the final one."""
-    output = config.output
-    saves = 1
-    if output.save_every_n_epochs:
-        saves += (length.total_steps - 1) // steps_per_epoch // output.save_every_n_epochs
-    if output.save_every_n_steps:
-        saves += (length.total_steps - 1) // output.save_every_n_steps
-    return saves
+    output, last = config.output, length.total_steps
+    epochs = steps_per_epoch * output.save_every_n_epochs if output.save_every_n_epochs else last
+    steps = output.save_every_n_steps or last
+    return len({*range(epochs, last, epochs), *range(steps, last, steps)}) + 1
 
 
 def _refuse_small_buckets(images: tuple[TrainImage, ...], placements: tuple[Placement, ...]) -> None:
@@ -235,16 +260,18 @@ def _refuse_clip_skip(config: Config, info: ModelInfo, text_encoders: Sequence[n
 
 
 def _disk_warnings(plan: Plan) -> list[str]:
-    """Says when the disk of the output folder has less room than the run may take."""
-    folder = plan.config.output.output_dir
-    while not folder.exists():
-        folder = folder.parent
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes >= plan.disk_bytes:
-        return []
+    """Says where a disk has less room than the run may take."""
+    needs: dict[int, tuple[Path, int]] = {}
+    for needed, count in plan.disk_needs.items():
+        folder = next(path for path in (needed, *needed.parents) if path.exists())
+        device = folder.stat().st_dev
+        needs[device] = (folder, count + needs.get(device, (folder, 0))[1])
+    free = {folder: (count, shutil.disk_usage(folder).free) for folder, count in needs.values()}
     return [
-        f"The run may write {plan.disk_bytes / 1e9:.1f} GB, and the disk of {folder} has {free_bytes / 1e9:.1f} GB "
-        "left. Make room, save less often, or set output.save_last_n_epochs."
+        f"The run may write {count / 1e9:.1f} GB to the disk of {folder}, which has {left / 1e9:.1f} GB left. "
+        "Make room, save less often, or set output.save_last_n_epochs."
+        for folder, (count, left) in free.items()
+        if left < count
     ]
 
 
@@ -252,6 +279,19 @@ def _setting_warnings(config: Config, info: ModelInfo, length: RunLength) -> lis
     warnings: list[str] = []
     if info.family == "sdxl" and config.model.clip_skip:
         warnings.append("model.clip_skip does nothing with SDXL, which always reads the layer before the last.")
+    caption, dataset, output = config.caption, config.dataset, config.output
+    tags_stay = not (caption.shuffle_caption or caption.caption_tag_dropout_rate or caption.token_warmup_step)
+    if tags_stay:
+        why = "tags are neither shuffled nor dropped"
+        warnings += _idle(caption, "caption", ("keep_tokens", "keep_tokens_separator", "secondary_separator"), why)
+    if not dataset.enable_bucket:
+        keys = ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale")
+        warnings += _idle(dataset, "dataset", keys, "dataset.enable_bucket is false")
+    if not dataset.cache_latents:
+        warnings += _idle(dataset, "dataset", ("vae_batch_size",), "dataset.cache_latents is false")
+    if output.no_metadata:
+        keys = tuple(key for key in type(output).model_fields if key.startswith("metadata_"))
+        warnings += _idle(output, "output", (*keys, "training_comment"), "output.no_metadata is true")
     warmup = config.optimizer.warmup_steps(length.total_steps)
     if warmup >= length.total_steps:
         warnings.append(
@@ -260,3 +300,7 @@ def _setting_warnings(config: Config, info: ModelInfo, length: RunLength) -> lis
     if lr_multiplier(config.optimizer, 0, length.total_steps) == 0.0 and length.total_steps == 1:
         warnings.append("The only step of this run has a learning rate of 0: nothing will be learned.")
     return warnings
+
+
+def _idle(settings: SettingsTable, table: str, keys: Sequence[str], why: str) -> list[str]:
+    return [f"{table}.{key} does nothing: {why}." for key in keys if changed(settings, key)]

@@ -29,5 +29,4 @@ def lr_multiplier(settings: OptimizerSettings, step: int, total_steps: int) -> f
             within_cycle = (settings.lr_scheduler_num_cycles * progress) % 1.0
             return max(0.0, 0.5 * (1.0 + math.cos(math.pi * within_cycle)))
         case other:
-            # config.unbuilt refuses these before a run starts.
-            raise ValueError(f"no schedule named {other}")
+            raise AssertionError(f"{other} is refused by config.unbuilt before a run starts")

@@ -60,7 +60,10 @@ class Config(SettingsTable):
     @property
     def caches_text(self) -> bool:
         """Whether captions are encoded once and kept."""
-        return self.dataset.cache_text_encoder_outputs is not False and not self.trains_text_encoder
+        wanted = self.dataset.cache_text_encoder_outputs
+        if wanted is None:
+            wanted = self.dataset.cache_text_encoder_outputs_to_disk or not self.caption.varies
+        return wanted and not self.trains_text_encoder
 
     @property
     def target_exposure(self) -> float | None:

@@ -70,12 +70,12 @@ class DatasetSettings(SettingsTable):
     caption. About as many pictures as the main set, up to some 50 to draw from."""
 
     goal: Goal = "character"
-    """What is learnt. It sets the default exposure (100, styles 35) and what the checks expect of the dataset: 15 to 50
-    pictures, styles 50 to 200. Not in sd-scripts."""
+    """What is learnt. It sets the default exposure: 100, styles 35. Good sets have 15 to 50 pictures, styles 50 to 200.
+    Not in sd-scripts."""
 
     vocabulary: Literal["natural", "danbooru", "e621"] = "danbooru"
-    """The language of the captions: sentences, Danbooru tags or e621 tags. It follows the ancestry of the base model.
-    Not in sd-scripts."""
+    """The language of the captions: sentences, Danbooru tags or e621 tags. It follows the ancestry of the base model,
+    and the adapter's metadata tell it to whoever prompts. Not in sd-scripts."""
 
     asymmetric: bool = False
     """Declares that left and right differ (a scar, an eye patch, text), which forbids `flip_aug`. Not in sd-scripts."""
@@ -132,8 +132,8 @@ class DatasetSettings(SettingsTable):
     """Pictures encoded at once while caching latents."""
 
     cache_text_encoder_outputs: bool | None = None
-    """Encodes each caption once and keeps the result, shuffled captions included; left out, whenever the text encoder
-    is not trained. sd-scripts: same, off there, for SDXL only and without shuffling."""
+    """Encodes each caption once and keeps the result; left out, whenever the text encoder is not trained and captions
+    are not shuffled or otherwise varied. sd-scripts: same, off there, for SDXL only."""
 
     cache_text_encoder_outputs_to_disk: bool = False
     """Keeps the cached captions on disk as well, keyed by content."""
@@ -238,6 +238,13 @@ class CaptionSettings(SettingsTable):
 
     weighted_captions: bool = False
     """Reads `(tag:1.3)` as an emphasis. Not together with shuffled tags that hold commas."""
+
+    @property
+    def varies(self) -> bool:
+        """Whether a picture's caption differs from visit to visit by more than being left out."""
+        return bool(
+            self.shuffle_caption or self.caption_tag_dropout_rate or self.enable_wildcard or self.token_warmup_step
+        )
 
     def conflicts(self) -> Iterator[Conflict]:
         if self.secondary_separator and self.secondary_separator == self.caption_separator:

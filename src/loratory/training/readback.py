@@ -1,0 +1,115 @@
+"""Reading a step's numbers one step late.
+
+To read a number from a GPU is to wait for all the work before it. The numbers of a step are therefore copied while the
+next step is already queued, and recorded then.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from loratory.errors import FAILED, LoratoryError
+from loratory.runs.events import SampleLoss, Step
+from loratory.runs.recorder import Recorder
+
+# In float16 a step may overflow; the gradient scaler leaves it out and lowers its scale. It does not take many.
+SKIPPED_STEPS_ALLOWED = 10
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Values on their way from the device."""
+
+    values: torch.Tensor
+    arrived: torch.cuda.Event | None
+
+    @classmethod
+    def fetch(cls, values: torch.Tensor) -> "Numbers":
+        """Starts copying `values` to the CPU; waiting for this copy does not wait for work queued after it."""
+        if values.device.type != "cuda":
+            return cls(values.cpu(), None)
+        landing = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        landing.copy_(values, non_blocking=True)
+        arrived = torch.cuda.Event(blocking=True)
+        arrived.record()
+        return cls(landing, arrived)
+
+    def read(self) -> list[float]:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.values.tolist()
+
+
+@dataclass(frozen=True)
+class PendingStep:
+    """A step whose numbers (loss, gradient norm, then the loss of each sample) have not been read yet."""
+
+    numbers: Numbers
+    step: int
+    epoch: int
+    images: list[str]
+    timesteps: list[int]
+    lr: dict[str, float]
+    effective_lr: dict[str, float]
+    step_s: float
+    data_s: float
+    keys_scaled: int | None
+    mean_weight_norm: float | None
+    max_weight_norm: float | None
+
+
+@dataclass
+class StepLog:
+    """Records steps, the newest one when the next has come or `settle` is called.
+
+    scaled: whether a gradient scaler leaves out steps that overflow. A loss or gradient that is not a number ends the
+    run otherwise, before anything of it is saved: what follows is worthless.
+    """
+
+    recorder: Recorder
+    scaled: bool
+    _pending: PendingStep | None = None
+    _skipped: int = 0
+
+    def push(self, step: PendingStep) -> None:
+        """Takes a step whose work has just been queued and records the one before it."""
+        self.settle()
+        self._pending = step
+
+    def settle(self) -> None:
+        """Waits for the newest step and records it. Raises LoratoryError when it went wrong."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        loss, grad_norm, *sample_losses = pending.numbers.read()
+        self.recorder.write(
+            Step(
+                step=pending.step,
+                epoch=pending.epoch,
+                loss=loss,
+                lr=pending.lr,
+                effective_lr=pending.effective_lr,
+                grad_norm=grad_norm,
+                step_s=pending.step_s,
+                data_s=pending.data_s,
+                samples=[
+                    SampleLoss(image, timestep, value)
+                    for image, timestep, value in zip(pending.images, pending.timesteps, sample_losses, strict=True)
+                ],
+                keys_scaled=pending.keys_scaled,
+                mean_weight_norm=pending.mean_weight_norm,
+                max_weight_norm=pending.max_weight_norm,
+            )
+        )
+        if loss - loss == 0.0 and grad_norm - grad_norm == 0.0:  # neither NaN nor infinite
+            self._skipped = 0
+            return
+        self._skipped += 1
+        if self.scaled and self._skipped < SKIPPED_STEPS_ALLOWED:
+            return
+        what = f"The loss became {loss}" if loss - loss != 0.0 else f"The gradient became {grad_norm}"
+        raise LoratoryError(
+            f"{what} at step {pending.step} (pictures: {', '.join(dict.fromkeys(pending.images))}).",
+            hint="Lower the learning rate, or train in bf16 instead of fp16; the last state from before is kept.",
+            exit_code=FAILED,
+        )
