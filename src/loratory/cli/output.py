@@ -78,9 +78,14 @@ def one_line(text: str) -> str:
     return plain(" ".join(text.split()))
 
 
+def spelled(text: str) -> str:
+    """`text` in the characters that the terminal has."""
+    return _fitting(text, talk.encoding)
+
+
 def _tell(*parts: tuple[str, str]) -> None:
     styled = talk.is_terminal  # in log.txt, where a run that lost its terminal writes, colours are noise
-    pieces = [(_fitting(plain(text), talk.encoding), style if styled else "") for text, style in parts]
+    pieces = [(spelled(plain(text)), style if styled else "") for text, style in parts]
     with suppress(OSError):  # the terminal has gone, or the disk behind a redirection is full: the work goes on
         talk.print(Text.assemble(*pieces))
 

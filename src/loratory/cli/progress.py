@@ -226,7 +226,7 @@ class _Now:
             middle = Text.assemble((filled, "green"), (rest, "dim"))
         else:
             middle = Text()
-        pieces = [piece for piece in (Text(layout.name), middle, Text(layout.facts)) if piece]
+        pieces = [piece for piece in (Text(layout.name), middle, Text(output.spelled(layout.facts))) if piece]
         yield Text(" ", no_wrap=True, overflow="ellipsis").join(pieces)
 
 
