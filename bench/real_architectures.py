@@ -18,8 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -41,6 +40,7 @@ from loratory.runs.events import Phase, Saved, Started, Step, Timed, decode
 TESTS = Path(__file__).parents[1] / "tests"
 # Module names of networks that sd-scripts made for these architectures.
 REFERENCE_KEYS = {"sd1": "keys_sd15_lora_dim8.json.gz", "sdxl": "keys_sdxl_lora.json.gz"}
+RANDOM_MODELS = ("sd1", "sdxl", "tiny")
 PICTURES = 4
 
 
@@ -74,8 +74,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def write_model(path: Path, name: str) -> Path:
-    """Writes the checkpoint `name` (of RANDOM_MODELS) to `path`, in a process of its own that gives its memory back."""
-    writer = multiprocessing.get_context("spawn").Process(target=_WRITERS[name], args=(path,))
+    """Writes the checkpoint `name`, one of RANDOM_MODELS, to `path`."""
+    if name == "tiny":
+        write_tiny_model(path)
+        return path
+    # In a process of its own, so that none of its memory is counted, or missing, when training starts.
+    writer = multiprocessing.get_context("spawn").Process(target=write_random_model, args=(path, name))
     writer.start()
     writer.join()
     if writer.exitcode:
@@ -123,14 +127,6 @@ def write_tiny_model(path: Path) -> None:
 
     settings = ModelSettings(pretrained_model_name_or_path=str(shared_tiny_model("sd1")))
     export_single_file(load_base_model(detect_model(settings, NoiseSettings()), settings), path)
-
-
-_WRITERS: dict[str, Callable[[Path], None]] = {
-    "sd1": partial(write_random_model, family="sd1"),
-    "sdxl": partial(write_random_model, family="sdxl"),
-    "tiny": write_tiny_model,
-}
-RANDOM_MODELS = tuple(_WRITERS)
 
 
 def write_pictures(folder: Path, count: int, resolution: int) -> None:

@@ -5,14 +5,15 @@
 
 The real loop is `loratory.runs.host.host` on a configuration, timed by its own events. The bare loop has the same
 model, adapter and batches, and finds the batches ready as tensors: forward, backward, clipping, AdamW, and nothing
-else. It runs in the same process, a block of steps between two blocks of the real one, so that a slow minute of the
-machine slows both. The ratio is the median of those of neighbouring blocks.
+else. Both run in turn in one process, on a CPU step by step, so that a slow second of the machine slows both; the ratio
+is the median of those of neighbours.
 
 `sd1` and `sdxl` are the real architectures with random weights (2 and 7 GB in a temporary folder): time and memory do
 not depend on the values. `tiny` is for trying this script.
 """
 
 import argparse
+import math
 import resource
 import sys
 import tempfile
@@ -20,9 +21,10 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 from unittest.mock import patch
 
@@ -34,26 +36,52 @@ from torch.utils.flop_counter import FlopCounterMode
 import loratory.runs.host
 from loratory.config.load import dump_config, load_config
 from loratory.config.schema import EMBEDDED_MODEL, Config
-from loratory.models.text import encode_ids, tokenize
+from loratory.models.text import encode_ids
 from loratory.runs.control import Command, Control
 from loratory.runs.events import Step
 from loratory.runs.store import EventReader, RunDirectory
 from loratory.training import loop
 from loratory.training.device import compute_dtype, device_name, pick_device
 
-# The first steps of a block are not counted. The very first holds the other loop's block, and on a GPU the queue of
-# work fills during the next two.
-SETTLING_STEPS = 3
 RESOLUTIONS = {EMBEDDED_MODEL: 128, "tiny": 64, "sdxl": 1024}
+PICTURES = 8  # all are seen, and their captions encoded, while the loops warm up
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How the loops take turns: `length` steps each, of which the first `settling` are not counted.
+
+    On a CPU a step is over before the next begins, so they alternate. On a GPU the loop runs ahead of the device: the
+    first step of a turn holds the turn of the other loop, and during the next two the queue of work fills.
+    """
+
+    length: int
+    settling: int
+    warm_up: int  # turns that are not counted at all
+    counted: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of the real loop: one more than its turns hold, since the bare loop's last turn is before a step."""
+        return (self.warm_up + self.counted) * self.length + 1
+
+
+def turns_for(device: torch.device, steps: int) -> Turns:
+    """Turns in which each loop has at least `steps` counted steps."""
+    if device.type == "cuda":
+        return Turns(length=13, settling=3, warm_up=1, counted=max(2, math.ceil(steps / 10)))
+    return Turns(length=1, settling=0, warm_up=PICTURES, counted=steps)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
+    device = pick_device()
+    turns = turns_for(device, options.steps)
     with tempfile.TemporaryDirectory(prefix="loratory-bench-", dir=options.temporary) as folder:
-        config = make_config(Path(folder), options)
-        bare = BareLoop(config, options.block)
+        config = make_config(Path(folder), options, turns.steps)
+        bare = BareLoop(config, turns, device)
         real = run_real_loop(config, bare)
     report(options, config, real, bare)
     return 0
@@ -64,8 +92,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default=EMBEDDED_MODEL, metavar="PATH|nano|sd1|sdxl|tiny")
     parser.add_argument("--resolution", type=int, help="pixels; left out, 128 for nano, 1024 for sdxl, else 512")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=45, help="steps of each loop that are counted")
-    parser.add_argument("--block", type=int, default=9, help=f"counted steps in a block; {SETTLING_STEPS} go before")
+    parser.add_argument("--steps", type=int, default=60, help="steps of each loop that are counted")
     parser.add_argument("--precision", choices=["no", "bf16", "fp16"], default="bf16")
     parser.add_argument("--network-type", choices=["lora", "locon", "dora"], default="lora")
     parser.add_argument("--dim", type=int, default=16, help="rank of the network")
@@ -75,20 +102,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--temporary", type=Path, metavar="FOLDER", help="where to write, for the time it takes")
     options = parser.parse_args(arguments)
     options.resolution = options.resolution or RESOLUTIONS.get(options.model, 512)
-    if not 1 <= options.block <= options.steps:
-        parser.error("--block must be from 1 to --steps")
+    if options.steps < 2:
+        parser.error("--steps must be at least 2")
     return options
 
 
-def make_config(folder: Path, options: argparse.Namespace) -> Config:
-    """A configuration for as many steps as the blocks need, on pictures of noise below `folder`."""
+def make_config(folder: Path, options: argparse.Namespace, steps: int) -> Config:
+    """A configuration for `steps` steps on pictures of noise below `folder`."""
     model = options.model
     if model in RANDOM_MODELS:
         model = str(write_model(folder / f"{model}.safetensors", model))
     elif model != EMBEDDED_MODEL:
         model = str(Path(model).absolute())
-    write_pictures(folder / "set", 8, options.resolution)
-    blocks = 1 + options.steps // options.block  # one to warm up
+    write_pictures(folder / "set", PICTURES, options.resolution)
     network = {
         "network_type": options.network_type,
         "network_dim": options.dim,
@@ -108,8 +134,7 @@ def make_config(folder: Path, options: argparse.Namespace) -> Config:
         "network": network,
         "training": {
             "train_batch_size": options.batch,
-            # One more, because what is asked before it is the last chance of the bare loop.
-            "max_train_steps": blocks * (SETTLING_STEPS + options.block) + 1,
+            "max_train_steps": steps,
             "mixed_precision": options.precision,
         },
         "output": {"state_every_n_steps": 1_000_000},
@@ -122,25 +147,21 @@ def make_config(folder: Path, options: argparse.Namespace) -> Config:
 class BareLoop:
     """The arithmetic of a step and nothing else, on the model, adapter and batches that the real loop made."""
 
-    def __init__(self, config: Config, block: int) -> None:
+    def __init__(self, config: Config, turns: Turns, device: torch.device) -> None:
         self.config = config
-        self.block = block
-        self.device = pick_device()
-        self.dtype = compute_dtype(config.training, self.device)
+        self.turns = turns
+        self.device = device
+        self.dtype = compute_dtype(config.training, device)
         self.base: Any = None
         self.adapter: Any = None
-        self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []  # arguments of forward_losses, one per batch
-        self.times_s: list[list[float]] = []  # per block, settling steps left out
+        self.calls: list[tuple[Any, ...]] = []  # for each batch what forward_losses was given, without the text
+        self.turns_s: list[list[float]] = []  # seconds of the counted steps of each turn
         self.caching_peak_bytes = 0
         self.training_peak_bytes = 0
 
-    @property
-    def steps_in_block(self) -> int:
-        return SETTLING_STEPS + self.block
-
     def watch(self, stack: ExitStack) -> None:
         """Takes what the real loop makes, as it makes it."""
-        load, inject, forward = loop.load_base_model, loop.inject, loop.forward_losses
+        load, inject, self._forward = loop.load_base_model, loop.inject, loop.forward_losses
 
         def watched_load(*arguments: Any) -> Any:
             self.base = load(*arguments)
@@ -150,134 +171,138 @@ class BareLoop:
             self.adapter = inject(*arguments, **named)
             return self.adapter
 
-        def watched_forward(*arguments: Any, **named: Any) -> Any:
+        def watched_forward(unet: Any, batch: Any, text: Any, *others: Any, v_prediction: bool) -> Any:
             if not self.calls and self.device.type == "cuda":
                 self.caching_peak_bytes = torch.cuda.max_memory_allocated()
                 torch.cuda.reset_peak_memory_stats()
-            if len(self.calls) < self.steps_in_block:
-                self.calls.append((arguments, named))
-            return forward(*arguments, **named)
+            if not self.turns_s:
+                self.calls.append((unet, batch, *others))
+                self.v_prediction = v_prediction
+            return self._forward(unet, batch, text, *others, v_prediction=v_prediction)
 
         stack.enter_context(patch.object(loop, "load_base_model", watched_load))
         stack.enter_context(patch.object(loop, "inject", watched_inject))
         stack.enter_context(patch.object(loop, "forward_losses", watched_forward))
-        self._forward = forward
 
     def prepare(self) -> None:
-        """Makes the optimizer and the inputs; once, after the first block of the real loop."""
+        """Makes the optimizer; once, when the real loop has had its first turn."""
         self.training_peak_bytes = peak_bytes(self.device)
-        components = {target.component for target in self.adapter.targets}
-        self.parameters = [p for component in sorted(components) for p in self.adapter.parameters(component)]
+        components = sorted({target.component for target in self.adapter.targets})
+        self.parameters = [p for component in components for p in self.adapter.parameters(component)]
         fused = self.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(self.parameters, lr=self.config.optimizer.learning_rate, fused=fused)
-        length = self.config.caption.max_token_length
-        self.ids: list[Any] = [None] * len(self.calls)
-        if not self.config.caches_text:
-            captions = [arguments[1].captions for arguments, _ in self.calls]
-            self.ids = [[ids.to(self.device) for ids in tokenize(self.base, texts, length)] for texts in captions]
 
-    def run_block(self) -> None:
-        if not self.times_s:
+    def take_turn(self) -> None:
+        if not self.turns_s:
             self.prepare()
-        marks = [self._mark()]
-        for index in range(self.steps_in_block):
+        moments = [self._now()]
+        for index in range(self.turns.length):
             self.forward_backward(index % len(self.calls))
             torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.max_grad_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
-            marks.append(self._mark())
-        self.times_s.append(self._between(marks)[SETTLING_STEPS:])
+            moments.append(self._now())
+        self.turns_s.append(self._between(moments)[self.turns.settling :])
 
     def forward_backward(self, index: int) -> None:
-        (unet, batch, text, *others), named = self.calls[index]
+        unet, batch, *others = self.calls[index]
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            if self.ids[index] is not None:
-                text = encode_ids(self.base, self.ids[index], clip_skip=self.config.model.clip_skip)
-            loss = self._forward(unet, batch, text, *others, **named).total
+            text = batch.text or encode_ids(self.base, batch.ids, clip_skip=self.config.model.clip_skip)
+            loss = self._forward(unet, batch, text, *others, v_prediction=self.v_prediction).total
         loss.backward()
 
-    def _mark(self) -> Any:
-        """A moment: on a GPU that of its own queue, so that the loop never waits for it."""
+    def _now(self) -> Any:
+        """This moment; on a GPU the one in its queue, so that the loop need not wait for it."""
         if self.device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
-    def _between(self, marks: list[Any]) -> list[float]:
+    def _between(self, moments: list[Any]) -> list[float]:
         if self.device.type != "cuda":
-            return [after - before for before, after in pairwise(marks)]
+            return [after - before for before, after in pairwise(moments)]
         torch.cuda.synchronize()
-        return [before.elapsed_time(after) / 1000 for before, after in pairwise(marks)]
+        return [before.elapsed_time(after) / 1000 for before, after in pairwise(moments)]
 
 
-class Interleaving(Control):
-    """Where the loop asks what is wanted of it, once a step: after every block it waits here for the bare loop."""
+class TakingTurns(Control):
+    """Where the loop asks what is wanted of it, once a step: after a turn it waits here for that of the bare loop."""
 
-    def __init__(self, directory: Path, bare: BareLoop) -> None:
+    def __init__(self, directory: Path, bare: BareLoop, waits_s: dict[int, float]) -> None:
         super().__init__(directory)
         self._bare = bare
         self._done = 0
+        self._waits_s = waits_s  # steps done so far -> seconds spent here, which the next step's time includes
 
     def poll(self) -> list[Command]:
-        if self._bare.calls:  # else the loop has not trained a step: it asks while it fills its caches, too
+        if self._bare.calls:  # else no step was trained yet
             self._done += 1
-            if self._done % self._bare.steps_in_block == 0:
-                self._bare.run_block()
+            if self._done % self._bare.turns.length == 0:
+                began = time.perf_counter()
+                self._bare.take_turn()
+                self._waits_s[self._done] = time.perf_counter() - began
         return super().poll()
 
 
-def run_real_loop(config: Config, bare: BareLoop) -> list[list[Step]]:
-    """Trains, with blocks of the bare loop between; returns the steps of each block, settling steps left out."""
+@dataclass(frozen=True)
+class RealStep:
+    seconds: float
+    waiting_s: float  # of these for the batch
+
+
+def run_real_loop(config: Config, bare: BareLoop) -> list[list[RealStep]]:
+    """Trains, with turns of the bare loop between, and returns the counted steps of each turn."""
     run = RunDirectory.create(config.output.runs_dir, config.output.output_name, dump_config(config))
+    waits_s: dict[int, float] = {}
     with ExitStack() as stack:
         bare.watch(stack)
         stack.enter_context(
-            patch.object(loratory.runs.host, "Control", lambda directory: Interleaving(directory, bare))
+            patch.object(loratory.runs.host, "Control", lambda directory: TakingTurns(directory, bare, waits_s))
         )
         loratory.runs.host.host(config, run, threading.Event())
-    steps = [timed.event for timed in EventReader(run.events).read() if isinstance(timed.event, Step)]
-    size = bare.steps_in_block
-    return [steps[start + SETTLING_STEPS : start + size] for start in range(0, len(steps) - size + 1, size)]
+    events = [timed.event for timed in EventReader(run.events).read()]
+    steps = [
+        RealStep(event.step_s - waits_s.get(event.step - 1, 0.0), event.data_s)
+        for event in events
+        if isinstance(event, Step)
+    ]
+    length = bare.turns.length
+    return [steps[at + bare.turns.settling : at + length] for at in range(0, len(steps) - length + 1, length)]
 
 
-def report(options: argparse.Namespace, config: Config, real: list[list[Step]], bare: BareLoop) -> None:
-    # The first block of each warms up. A real one is followed by its bare neighbour.
-    real_s = [[step.step_s for step in block] for block in real[1:]]
-    bare_s = bare.times_s[1:]
-    ratios = [median(ours) / median(theirs) for ours, theirs in zip(real_s, bare_s, strict=True)]
-    all_real, all_bare = [t for block in real_s for t in block], [t for block in bare_s for t in block]
-    step_s = median(all_real)
-    waiting = median(step.data_s / step.step_s for block in real[1:] for step in block)
+def report(options: argparse.Namespace, config: Config, real: list[list[RealStep]], bare: BareLoop) -> None:
+    first = bare.turns.warm_up
+    pairs = list(zip(real, bare.turns_s, strict=False))[first:]
+    ratios = [median(step.seconds for step in ours) / median(theirs) for ours, theirs in pairs]
+    low, _, high = quantiles(ratios, n=4)
+    steps = [step for turn, _ in pairs for step in turn]
+    step_s = median(step.seconds for step in steps)
+    bare_s = median(seconds for _, turn in pairs for seconds in turn)
+    waiting = median(step.waiting_s / step.seconds for step in steps)
     work = flops_of_a_step(bare)
     peak = matmul_flops_per_s(bare.device, bare.dtype)
-    what = "UNet" if options.unet_only else "UNet and text encoder"
+    latents = bare.calls[0][1].latents
     batch = config.training.train_batch_size
-    print(f"{options.model}, {options.resolution} px, batch {batch}, {options.precision}")
-    print(
-        f"{options.network_type} of rank {options.dim} on {what}; {device_name(bare.device)}, torch {torch.__version__}"
-    )
-    print(f"real loop     {step_s:.4f} s a step, median of {len(all_real)} ({waiting:.1%} of it waiting for the batch)")
-    print(f"bare loop     {median(all_bare):.4f} s a step, median of {len(all_bare)}")
-    print(f"ratio         {median(ratios):.3f}, blocks from {min(ratios):.3f} to {max(ratios):.3f}")
-    print(f"throughput    {batch / step_s:.2f} pictures/s, {latent_positions(bare) / step_s:.0f} latent positions/s")
-    print(f"arithmetic    {work / 1e12:.3f} TFLOP a step, {work / step_s / 1e12:.2f} TFLOP/s in the real loop")
-    print(f"of the peak   {work / step_s / peak:.1%}: a large matmul reaches {peak / 1e12:.2f} TFLOP/s in {bare.dtype}")
+    parts = "the UNet" if options.unet_only else "the UNet and the text encoder"
+    print(f"device        {device_name(bare.device)}, torch {torch.__version__}")
+    print(f"model         {options.model}, {options.resolution} px, batch {batch}, mixed_precision {options.precision}")
+    print(f"network       {options.network_type} of rank {options.dim} on {parts}, {len(bare.adapter.targets)} modules")
+    print(f"real loop     {step_s:.4f} s a step, median of {len(steps)}; {waiting:.1%} of it waiting for the batch")
+    print(f"bare loop     {bare_s:.4f} s a step")
+    print(f"ratio         {median(ratios):.3f}, half of {len(ratios)} neighbours from {low:.3f} to {high:.3f}")
+    print(f"throughput    {batch / step_s:.2f} pictures/s, {latents[:, 0].numel() / step_s:.0f} latent positions/s")
+    print(f"arithmetic    {work / 1e12:.3f} TFLOP a step, {work / step_s / 1e12:.3f} TFLOP/s in the real loop")
+    print(f"of the peak   {work / step_s / peak:.1%}; a large matmul reaches {peak / 1e12:.2f} TFLOP/s ({bare.dtype})")
+    training, caching = bare.training_peak_bytes / 2**30, bare.caching_peak_bytes / 2**30
     if bare.device.type == "cuda":
-        caching, training = bare.caching_peak_bytes / 2**30, bare.training_peak_bytes / 2**30
         print(f"peak memory   {training:.2f} GiB on the device in steps, {caching:.2f} GiB before them")
     else:
-        print(f"peak memory   {bare.training_peak_bytes / 2**30:.2f} GiB of the process, before the bare loop began")
-
-
-def latent_positions(bare: BareLoop) -> int:
-    """Positions (8 x 8 pixels) in a batch."""
-    latents = bare.calls[0][0][1].latents
-    return latents.shape[0] * latents.shape[2] * latents.shape[3]
+        print(f"peak memory   {training:.2f} GiB of the process, up to the first turn of the bare loop")
 
 
 def flops_of_a_step(bare: BareLoop) -> int:
-    """Operations of one forward and backward pass, a multiplication and an addition counted as two."""
+    """Operations of one forward and backward pass; a multiplication and an addition count as two."""
     with FlopCounterMode(display=False) as counter:
         bare.forward_backward(0)
     return counter.get_total_flops()
@@ -287,16 +312,15 @@ def matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
     """The best of several products of two large square matrices, in operations per second."""
     side = 8192 if device.type == "cuda" else 2048
     a, b = torch.randn(2, side, side, device=device).to(dtype).unbind()
-    best_s = float("inf")
-    for _ in range(12):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+
+    def product_s() -> float:
         began = time.perf_counter()
         torch.mm(a, b)
         if device.type == "cuda":
             torch.cuda.synchronize()
-        best_s = min(best_s, time.perf_counter() - began)
-    return 2 * side**3 / best_s
+        return time.perf_counter() - began
+
+    return 2 * side**3 / min(product_s() for _ in range(12))
 
 
 def peak_bytes(device: torch.device) -> int:

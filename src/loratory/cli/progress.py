@@ -23,7 +23,7 @@ POLL_EVERY_S = 0.2
 LINE_EVERY_S = 10.0
 _SMOOTHING = 0.95
 _WIDEST_BAR = 40
-_NARROWEST_BAR = 8
+_NARROWEST_BAR = 10
 # What a narrow terminal does without, first to last.
 _LEFT_OUT = ("epoch", "name", "pace", "loss", "eta")
 
@@ -60,6 +60,9 @@ class Pace:
         left = self.total_steps - step.step
         return facts | ({"eta": f"ETA {spoken_time(left * self.seconds_per_step)}"} if left else {})
 
+    def line(self, step: Step) -> str:
+        return " · ".join(self.facts(step).values())
+
 
 class Layout(NamedTuple):
     """A progress line: what stands before the bar, the bar's width in cells (0: none), and what stands after it."""
@@ -72,7 +75,7 @@ class Layout(NamedTuple):
 def lay_out(name: str, facts: Mapping[str, str], width: int) -> Layout:
     """The most that fits into `width` cells, as `name bar fact · fact`.
 
-    The less important facts make room for a bar of at least 8 cells. Without any facts there is nothing to draw a bar
+    The less important facts make room for a bar of at least 10 cells. Without any facts there is nothing to draw a bar
     of. A name alone that is too long stays as it is.
     """
     if not facts:
@@ -175,6 +178,7 @@ class _Bar:
 
     def __init__(self) -> None:
         self.pace = Pace()
+        self._step: Step | None = None
         self._now = _Now()
         # Drawn by the viewer's thread alone: a thread of Live's would die noisily when the terminal goes away.
         self._live = Live(self._now, console=output.talk, auto_refresh=False, transient=True)
@@ -184,20 +188,23 @@ class _Bar:
     def show(self, timed: Timed) -> None:
         match timed.event:
             case Phase(name=name, done=done, total=total):
+                self._step = None
                 self._now.set(output.one_line(name), {"step": f"{done}/{total}"} if total > 1 else {}, done, total)
             case Started() as started:
                 self.pace = Pace(started.from_step, started.total_steps, started.epochs)
+                self._step = None
                 self._now.set("training", {}, started.from_step, started.total_steps)
             case Step() as step:
                 self.pace.add(step)
-                facts = self.pace.facts(step)
-                self._now.set("training", facts, step.step, self.pace.total_steps)
+                self._step = step  # laid out when it is drawn: a viewer may have a hundred thousand to catch up with
                 if step.step == self.pace.total_steps:
-                    output.say(" · ".join(facts.values()))
+                    output.say(self.pace.line(step))
             case event:
                 _say(event)
 
     def refresh(self) -> None:
+        if self._step is not None:
+            self._now.set("training", self.pace.facts(self._step), self._step.step, self.pace.total_steps)
         with suppress(OSError):
             self._live.refresh()
 
@@ -250,7 +257,7 @@ class _Lines:
         self._pace = pace
         self._said_s = -LINE_EVERY_S
         self._phase = ""
-        self._latest = ""
+        self._latest: str | Step = ""
 
     def show(self, timed: Timed) -> None:
         match timed.event:
@@ -268,7 +275,7 @@ class _Lines:
                 )
             case Step() as step:
                 self._pace.add(step)
-                self._latest = " · ".join(self._pace.facts(step).values())
+                self._latest = step
                 if step.step == self._pace.total_steps:
                     self._say_latest()
             case event:
@@ -282,7 +289,8 @@ class _Lines:
         pass
 
     def _say_latest(self) -> None:
-        output.say(output.one_line(self._latest))
+        latest = self._latest
+        output.say(self._pace.line(latest) if isinstance(latest, Step) else output.one_line(latest))
         self._latest = ""
         self._said_s = time.monotonic()
 

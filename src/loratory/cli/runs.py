@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import click
+from rich.cells import cell_len
 
 from loratory.cli import output
 from loratory.cli.progress import spoken_time
@@ -65,11 +66,14 @@ def list_runs(runs_dir: Path, as_json: bool) -> None:
         return
     if not rows:
         output.say(f"No runs in {runs_dir}.")
+    names = {run.path: output.one_line(run.name) for run, _ in rows}
+    width = max(map(cell_len, names.values()), default=0)
     for run, record in rows:
         state = liveness(record)
+        name = names[run.path] + " " * (width - cell_len(names[run.path]))
         steps = f"step {record.step}/{record.total_steps}" if record and record.total_steps else ""
         took = spoken_time(record.heartbeat_s - record.started_s) if record else ""
-        output.data(f"{_GLYPHS[state]} {state:<9} {output.one_line(run.name):<40} {steps:<18} {took}".rstrip())
+        output.data(f"{_GLYPHS[state]} {state:<9} {name}  {steps:<18} {took}".rstrip())
 
 
 @runs.command()

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -82,9 +83,13 @@ class RunDirectory:
             else:
                 raise LoratoryError(f"{runs_dir} already holds a thousand runs named {base}.")
             run = cls(path)
-            for folder in (run.control, run.state, run.samples):
-                folder.mkdir()
-            atomic.write_text(run.config, config_toml)
+            try:
+                for folder in (run.control, run.state, run.samples):
+                    folder.mkdir()
+                atomic.write_text(run.config, config_toml)
+            except (OSError, UnicodeEncodeError):
+                shutil.rmtree(path, ignore_errors=True)
+                raise
         except UnicodeEncodeError as error:
             raise LoratoryError(
                 f"A path in the configuration is not UTF-8: {error.object[max(error.start - 40, 0) : error.end]!a}",
