@@ -1,7 +1,7 @@
 """Runs the whole program on the real SD 1.5 and SDXL architectures, with random weights.
 
     python bench/real_architectures.py sd1            # about 2 GB of disk and 6 GB of memory
-    python bench/real_architectures.py sdxl           # about 7 GB of disk and 17 GB of memory
+    python bench/real_architectures.py sdxl           # about 7 GB of disk and 16 GB of memory
 
 Writes a checkpoint in the original single-file layout, fp16, trains a LoRA on it for a few steps with `loratory train`,
 and compares the names in the file it saved with those that sd-scripts writes. What random weights cannot show is

@@ -302,10 +302,18 @@ def test_module_dropout_skips_modules_and_leaves_them_without_gradient():
     unet.train()
     torch.manual_seed(0)
     unet(**unet_inputs()).sample.sum().backward()
-    skipped = [layer for layer in adapter.layers if layer.target.component == "unet" and layer.down.grad is None]
-    unet_layers = [layer for layer in adapter.layers if layer.target.component == "unet"]
-    assert all((layer.up.grad is None) == (layer.down.grad is None) for layer in adapter.layers)
-    assert 0.2 < len(skipped) / len(unet_layers) < 0.8
+    layers = [layer for layer in adapter.layers if layer.target.component == "unet"]
+    skipped = [layer for layer in layers if not layer.down.grad.any()]
+    assert all(layer.up.grad.any() == layer.down.grad.any() for layer in layers)
+    assert 0.2 < len(skipped) / len(layers) < 0.8
+
+
+def test_a_pass_that_skips_every_module_still_goes_back():
+    unet, _, adapter = injected(module_dropout=0.999999)
+    fill(adapter)
+    unet.train()
+    unet(**unet_inputs()).sample.sum().backward()
+    assert not any(parameter.grad.any() for parameter in adapter.parameters("unet"))
 
 
 @pytest.mark.parametrize("dropout", ["network_dropout", "rank_dropout", "module_dropout"])
@@ -339,18 +347,9 @@ def test_gradient_checkpointing_replays_the_dropouts():
         return {name: parameter.grad for name, parameter in adapter.named_parameters("unet")}
 
     plain, replayed = gradients(False), gradients(True)
-    assert sum(value is None for value in plain.values()) > 0
+    assert sum(not gradient.any() for gradient in plain.values()) > 0
     for name, gradient in plain.items():
-        if gradient is None:
-            assert replayed[name] is None
-        else:
-            assert torch.allclose(replayed[name], gradient, atol=1e-6)
-
-
-@pytest.mark.parametrize("dropout", ["network_dropout", "rank_dropout", "module_dropout"])
-def test_dora_refuses_dropouts(dropout):
-    with pytest.raises(LoratoryError, match=dropout):
-        injected(network_type="dora", **{dropout: 0.1})
+        assert torch.allclose(replayed[name], gradient, atol=1e-6)
 
 
 # -- state

@@ -27,6 +27,7 @@ ENVIRONMENT = {
     "PYTHONPATH": str(HERE.parent / "src"),
     "OMP_NUM_THREADS": "1",
     "LC_ALL": "C.UTF-8",
+    "PYTHONUTF8": "1",
 }
 STARTED = Started(0, 510, 10, 51, "CPU", "0")
 FACTS = "step 194/510 · 1.42 s/step · loss 0.0871 · ETA 7 min 29 s"
@@ -38,7 +39,7 @@ class Terminal:
     def __init__(self) -> None:
         # Not below pytest's folder: the path of a socket may have 107 bytes.
         self._folder = tempfile.mkdtemp(prefix="loratory-tmux-")
-        self._tmux = ["tmux", "-S", f"{self._folder}/socket", "-f", "/dev/null"]
+        self._tmux = ["tmux", "-u", "-S", f"{self._folder}/socket", "-f", "/dev/null"]
 
     def run(self, command: list[str], width: int = 80, height: int = 24, **environment: str) -> None:
         """Starts `command`; NAME="" unsets a variable."""

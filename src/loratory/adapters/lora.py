@@ -253,12 +253,6 @@ def inject(
             "network_type = dora learns one magnitude per output; wd_on_output = false is not available.",
             hint="Leave wd_on_output at true.",
         )
-    if is_dora and any(dropouts.values()):
-        used = ", ".join(name for name, probability in dropouts.items() if probability)
-        raise LoratoryError(
-            f"network_type = dora does not work with {used}: its weight norm is that of the whole, undropped change.",
-            hint="Set the dropout to 0, or use network_type = lora or locon.",
-        )
     targets = find_targets(
         unet, text_encoders, family, network, train_unet=train_unet, train_text_encoder=train_text_encoder
     )
