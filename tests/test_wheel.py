@@ -28,7 +28,9 @@ def test_the_wheel_carries_what_the_program_needs(wheel: Path) -> None:
         "loratory/config/presets/character-prodigy.toml",
         "loratory/models/assets/clip/vocab.json",
         "loratory/models/assets/nano/unet/diffusion_pytorch_model.safetensors",
-        "loratory/models/assets/sdxl/unet.json",
+        "loratory/models/assets/sdxl/unet/config.json",
+        "loratory/runs/store.py",
+        "loratory/demo/pictures/LICENSE.txt",
         "loratory/demo/config.toml",
         "loratory/py.typed",
     ):

@@ -6,6 +6,7 @@ import os
 import time
 from types import TracebackType
 
+from loratory import atomic
 from loratory.errors import LoratoryError
 from loratory.runs.events import Event, Finished, Started, Step
 from loratory.runs.store import HEARTBEAT_EVERY_S, EventWriter, RunDirectory, Status, new_record
@@ -20,6 +21,8 @@ class Recorder:
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
         self._lock = _hold(run)
+        for folder in (run.path, run.samples):
+            atomic.remove_leftovers(folder, "*")
         self._beaten_s = time.monotonic()
         before = run.read_record()
         self._record = dataclasses.replace(new_record(), step=before.step if before else 0)
