@@ -137,8 +137,7 @@ def _refuse_without_unet(header: Header) -> NoReturn:
     ):
         raise LoratoryError(
             f"{path} is a LoRA or LyCORIS file, not a base model.",
-            hint="To go on training it, name it in network.network_weights; to bake it into the base model, "
-            "in model.base_weights.",
+            hint=needs_base,
         )
     if any_starts("control_model.", "controlnet_cond_embedding.", "controlnet_down_blocks.", "zero_convs."):
         raise LoratoryError(f"{path} is a ControlNet, not a base model.", hint=needs_base)

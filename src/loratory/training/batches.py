@@ -161,7 +161,8 @@ def prefetched(items: Iterable[T], depth: int = 2) -> Iterator[T]:
         except BaseException as error:  # noqa: BLE001 - handed over to the consumer, whatever it is
             put(None, error)
 
-    threading.Thread(target=work, name="prefetch", daemon=True).start()
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread.start()
     try:
         while True:
             item, error = ready.get()
@@ -172,3 +173,4 @@ def prefetched(items: Iterable[T], depth: int = 2) -> Iterator[T]:
             yield item  # pyright: ignore[reportReturnType]
     finally:
         stopped.set()
+        thread.join()  # a thread that is inside torch when Python shuts down aborts the process

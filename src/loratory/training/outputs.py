@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import re
+import tempfile
 import threading
 import time
 from concurrent.futures import Future
@@ -159,8 +160,17 @@ class Outputs:
 
 
 def refuse_overwriting(config: Config, run: RunDirectory | None) -> None:
-    """Raises LoratoryError when files the run would write exist already and are not its own (None: it has none)."""
+    """Raises LoratoryError when the run's files cannot be written, or exist and are not its own (None: it has none)."""
     output = config.output
+    try:
+        output.output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output.output_dir):
+            pass
+    except OSError as error:
+        raise LoratoryError(
+            f"output.output_dir: adapters cannot be written to {output.output_dir}: {error.strerror}.",
+            hint="Choose another folder.",
+        ) from error
     history = EventReader(run.events).read() if run else []
     own = {Path(t.event.path) for t in history if isinstance(t.event, Saving)}
     mine = re.compile(rf"{re.escape(output.output_name)}(-\d{{6}}|-step\d{{8}})?")

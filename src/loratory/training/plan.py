@@ -268,7 +268,7 @@ def _disk_warnings(plan: Plan) -> list[str]:
         needs[device] = (folder, count + needs.get(device, (folder, 0))[1])
     free = {folder: (count, shutil.disk_usage(folder).free) for folder, count in needs.values()}
     return [
-        f"The run may write {count / 1e9:.1f} GB to the disk of {folder}, which has {left / 1e9:.1f} GB left. "
+        f"The run may write {count / 1e6:,.0f} MB to the disk of {folder}, which has {left / 1e6:,.0f} MB left. "
         "Make room, save less often, or set output.save_last_n_epochs."
         for folder, (count, left) in free.items()
         if left < count
