@@ -48,7 +48,11 @@ _UNET_RESNET = {
 _UNET_BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
 
 
-def _unet_name(name: str, config: Mapping[str, Any]) -> str:
+def original_unet_name(name: str, config: Mapping[str, Any]) -> str:
+    """The original name of a tensor of the diffusers UNet, below `UNET_PREFIX`.
+
+    config: of the UNet; only layers_per_block and up_block_types are read. Raises KeyError for an unknown name.
+    """
     for ours, theirs in _UNET_FIXED.items():
         if name.startswith(ours + "."):
             inner = name.removeprefix(ours + ".")
@@ -145,7 +149,7 @@ def original_name(family: Family, component: Component, name: str, config: Mappi
     the component of that family does not have.
     """
     if component == "unet":
-        return Origin(UNET_PREFIX + _unet_name(name, config))
+        return Origin(UNET_PREFIX + original_unet_name(name, config))
     if component == "vae":
         return Origin(VAE_PREFIX + _vae_name(name, config))
     prefix = TEXT_ENCODER_PREFIXES[family][1 if component == "text_encoder_2" else 0]
