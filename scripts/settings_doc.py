@@ -1,12 +1,14 @@
 """Writes docs/settings.md from the schema. `--check` only says whether the file is current (exit code 1 if not)."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
 from loratory.config.describe import describe_field, show
 from loratory.config.fields import FIELDS, TABLES
+from loratory.config.schema import SubsetSettings
 from loratory.config.unbuilt import UNBUILT_NAMES
 
 TARGET = Path(__file__).parents[1] / "docs" / "settings.md"
@@ -27,6 +29,11 @@ work so far; the refusal names them.
 """
 
 
+SUBSETS = """\
+One table for each folder with settings of its own. A setting that is left out is that of `[dataset]` or `[caption]`.
+"""
+
+
 def main() -> int:
     text = render()
     if "--check" in sys.argv[1:]:
@@ -37,18 +44,19 @@ def main() -> int:
 
 
 def render() -> str:
-    sections = [HEADER, "## Outside the tables\n", _rows([name for name in FIELDS if "." not in name])]
+    sections = [HEADER, "## Outside the tables\n", _rows({name: FIELDS[name] for name in FIELDS if "." not in name})]
     for table, model in TABLES.items():
         description = (model.__doc__ or "").partition(": ")[2].strip()
         sections += [f"## [{table}]\n", description[0].upper() + description[1:] + "\n"]
-        sections.append(_rows([name for name in FIELDS if name.startswith(f"{table}.")]))
+        sections.append(_rows({name: FIELDS[name] for name in FIELDS if name.startswith(f"{table}.")}))
+        if table == "dataset":
+            sections += ["## [[dataset.subsets]]\n", SUBSETS, _rows(SubsetSettings.model_fields)]
     return "\n".join(sections)
 
 
-def _rows(names: list[str]) -> str:
+def _rows(fields: Mapping[str, FieldInfo]) -> str:
     rows = ["| setting | value | default | meaning |", "| --- | --- | --- | --- |"]
-    for name in names:
-        field = FIELDS[name]
+    for name, field in fields.items():
         mark = " †" if name in UNBUILT_NAMES else ""
         meaning = " ".join((field.description or "").split()).replace("|", "\\|")
         key = name.rpartition(".")[2]

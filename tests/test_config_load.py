@@ -315,7 +315,13 @@ TABLES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "dataset": {
         "resolution": st.integers(256, 1024) | st.tuples(st.integers(256, 1024), st.integers(256, 1024)),
         "alpha_background": st.tuples(*[st.integers(0, 255)] * 3),
-        "subsets": st.lists(st.dictionaries(TEXT, JSON, max_size=3), max_size=2),
+        "subsets": st.lists(
+            st.fixed_dictionaries(
+                {"image_dir": PATHS},
+                optional={"num_repeats": st.integers(1, 99), "class_tokens": TEXT, "flip_aug": st.booleans()},
+            ),
+            max_size=2,
+        ),
         "validation_seed": st.none() | st.integers(0, 2**63),
     },
     "caption": {"caption_prefix": TEXT, "caption_separator": TEXT.filter(bool), "token_warmup_step": RATES},
@@ -363,3 +369,21 @@ def test_no_value_is_a_defect_of_the_program(values: dict[str, Any]) -> None:
         assert error.message.startswith("/config.toml: ")
     else:
         assert config.model.pretrained_model_name_or_path
+
+
+def test_a_subset_is_read_with_its_paths_and_refused_key_by_key(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    head = '[model]\npretrained_model_name_or_path = "nano"\n[dataset]\ntrain_data_dir = "set"\n'
+    path.write_text(head + '[[dataset.subsets]]\nimage_dir = "set/10_fox"\nflip_aug = true\nkeep_tokens = 2\n')
+    (subset,) = load_config(path).dataset.subsets
+    assert subset.image_dir == tmp_path / "set/10_fox"
+    assert (subset.flip_aug, subset.keep_tokens, subset.color_aug) == (True, 2, None)
+
+    path.write_text(head + '[[dataset.subsets]]\nimage_dir = "a"\nflip_aug = 3\n[[dataset.subsets]]\nflip_agu = true\n')
+    with pytest.raises(LoratoryError) as caught:
+        load_config(path)
+    assert caught.value.message.splitlines() == [
+        f"{path}: dataset.subsets[1].flip_aug = 3: must be true or false",
+        f"{path}: dataset.subsets[2].image_dir: is required",
+        f"{path}: dataset.subsets[2].flip_agu = true: no such setting of a subset (did you mean flip_aug?)",
+    ]

@@ -62,7 +62,12 @@ def test_settings_cannot_be_changed() -> None:
         ("max_bucket_reso", DatasetSettings, {"train_data_dir": "/a", "resolution": [768, 1280]}),
         ("resolution", DatasetSettings, {"train_data_dir": "/a", "resolution": 500, "enable_bucket": False}),
         ("flip_aug", DatasetSettings, {"train_data_dir": "/a", "flip_aug": True, "asymmetric": True}),
-        ("color_aug", DatasetSettings, {"train_data_dir": "/a", "color_aug": True}),
+        ("train_data_dir", DatasetSettings, {"resolution": 512}),
+        (
+            "subsets",
+            DatasetSettings,
+            {"train_data_dir": "/a", "subsets": [{"image_dir": "/b"}], "dataset_config": "/c.toml"},
+        ),
         (
             "cache_latents_to_disk",
             DatasetSettings,

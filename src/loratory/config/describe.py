@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 _SIMPLE = {bool: "true or false", str: "text", Path: "a path", dict: "a table"}
@@ -45,6 +46,8 @@ def _plural(annotation: Any) -> str:
         annotation, *more = get_args(annotation)
         constraints += more
     plain = get_origin(annotation) or annotation
+    if isinstance(plain, type) and issubclass(plain, BaseModel):
+        return "tables"
     return _PLURAL.get(plain, "values") + _range(constraints)
 
 

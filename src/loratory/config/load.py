@@ -18,7 +18,7 @@ from loratory.config.describe import show
 from loratory.config.fields import FIELDS, TABLES, holds_only_text, holds_path, places_of
 from loratory.config.presets import inherited_documents
 from loratory.config.problems import Setting, complaint, refused, unknown_key, unknown_table
-from loratory.config.schema import EMBEDDED_MODEL, LENGTHS, Config
+from loratory.config.schema import EMBEDDED_MODEL, LENGTHS, Config, SubsetSettings
 from loratory.config.toml_files import expanded, read_toml
 from loratory.errors import LoratoryError
 
@@ -193,10 +193,23 @@ def _tree(given: Mapping[str, Setting], folder: Path) -> dict[str, Any]:
             value = given[name].value
             if name == _MODEL and isinstance(value, str):
                 value = absolute_model_source(value, base)
-            branch[key] = _absolute(value, base) if holds_path(field) else value
+            if name == "dataset.subsets" and isinstance(value, list):
+                branch[key] = [_absolute_subset(each, base) for each in cast("list[object]", value)]
+            else:
+                branch[key] = _absolute(value, base) if holds_path(field) else value
         elif isinstance(field.default, Path):
             branch[key] = folder / field.default
     return tree
+
+
+def _absolute_subset(subset: object, base: Path) -> object:
+    if not isinstance(subset, dict):
+        return subset
+    fields = SubsetSettings.model_fields
+    return {
+        key: _absolute(value, base) if key in fields and holds_path(fields[key]) else value
+        for key, value in cast("dict[str, object]", subset).items()
+    }
 
 
 def _absolute(value: object, base: Path) -> object:

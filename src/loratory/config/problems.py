@@ -6,11 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, get_args
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from loratory.config.describe import describe_field, show
 from loratory.config.fields import FIELDS, TABLES, nearest, nearest_table, places_of
-from loratory.config.schema import CONFLICT
+from loratory.config.schema import CONFLICT, SubsetSettings
+
+SUBSETS = ("dataset", "subsets")
 
 _LIMITS = {
     "greater_than": "must be above {gt}",
@@ -64,6 +67,8 @@ def refused(error: ValidationError, given: Mapping[str, Setting], origin: str) -
     for detail in error.errors(include_url=False):
         if detail["type"] == CONFLICT:
             lines += _conflicts(detail, given, origin)
+        elif detail["loc"][:2] == SUBSETS and len(detail["loc"]) > 3:
+            lines.append(_subset_complaint(detail, given["dataset.subsets"]))
         elif detail["type"] != "default_factory_not_called":
             by_key[".".join(str(part) for part in detail["loc"][: _depth(detail)])].append(detail)
     for key, details in by_key.items():
@@ -72,6 +77,20 @@ def refused(error: ValidationError, given: Mapping[str, Setting], origin: str) -
         else:
             lines.append(complaint(given[key], _reason(key, given[key].value, details)))
     return lines
+
+
+def _subset_complaint(detail: ErrorDetails, given: Setting) -> str:
+    """The complaint about one key of one of the tables `[[dataset.subsets]]`, which are counted from 1."""
+    key = str(detail["loc"][3])
+    setting = Setting(f"dataset.subsets[{int(detail['loc'][2]) + 1}].{key}", detail["input"], given.origin)
+    if detail["type"] == "missing":
+        return f"{given.origin}: {setting.key}: is required"
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, SubsetSettings.model_fields, n=1)
+        elsewhere = " or ".join(places_of(key))
+        meant = f"it is set for all folders, in {elsewhere}" if elsewhere else f"did you mean {near[0]}?" if near else ""
+        return complaint(setting, "no such setting of a subset" + (f" ({meant})" if meant else ""))
+    return complaint(setting, _reason_of(SubsetSettings.model_fields[key], detail["input"], [detail]))
 
 
 def _depth(detail: ErrorDetails) -> int:
@@ -86,11 +105,16 @@ def _conflicts(detail: ErrorDetails, given: Mapping[str, Setting], origin: str) 
             yield complaint(given[name], reason)
         else:
             default = FIELDS[name].get_default()
-            yield f"{origin}: {name} = {show(default)} (the default): {reason}"
+            shown = "" if default is None else f" = {show(default)} (the default)"
+            yield f"{origin}: {name}{shown}: {reason}"
 
 
 def _reason(key: str, value: object, details: list[ErrorDetails]) -> str:
     """Why a value is refused; a value that has the right type in one branch of a union gets that branch's reason."""
+    return _reason_of(FIELDS[key], value, details)
+
+
+def _reason_of(field: FieldInfo, value: object, details: list[ErrorDetails]) -> str:
     for detail in details:
         if detail["type"] in _LIMITS:
             limits = {name: _short(limit) for name, limit in detail.get("ctx", {}).items()}
@@ -98,7 +122,6 @@ def _reason(key: str, value: object, details: list[ErrorDetails]) -> str:
     for detail in details:
         if detail["type"] == "value_error":
             return detail["msg"].removeprefix("Value error, ")
-    field = FIELDS[key]
     reason = f"must be {describe_field(field)}"
     if isinstance(value, str):
         choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]

@@ -16,7 +16,8 @@ from loratory.config.schema.data import (
 )
 from loratory.config.schema.network import NetworkSettings, NetworkType
 from loratory.config.schema.optimizer import OptimizerSettings, Scheduler, parse_arguments
-from loratory.config.schema.output import OutputSettings, SampleSettings
+from loratory.config.schema.output import LintSettings, OutputSettings, SampleSettings
+from loratory.config.schema.subsets import CAPTION_KEYS, DATASET_KEYS, SubsetSettings
 from loratory.config.schema.training import LENGTHS, LossSettings, NoiseSettings, TrainingSettings
 
 EXPOSURE = 100.0
@@ -46,6 +47,12 @@ class Config(SettingsTable):
     noise: NoiseSettings = NoiseSettings()
     output: OutputSettings = OutputSettings()
     sample: SampleSettings = SampleSettings()
+    lint: LintSettings = LintSettings()
+
+    @property
+    def has_reg(self) -> bool:
+        """Whether there is a regularization set."""
+        return self.dataset.reg_data_dir is not None or any(subset.is_reg for subset in self.dataset.subsets)
 
     @property
     def trains_unet(self) -> bool:
@@ -84,8 +91,16 @@ class Config(SettingsTable):
                     f"dataset.{key}",
                     "cannot be used while the text encoder is trained; set network.network_train_unet_only = true",
                 )
-        if self.dataset.reg_data_dir is None and changed(self.loss, "prior_loss_weight"):
-            yield Conflict("loss.prior_loss_weight", "does nothing without dataset.reg_data_dir")
+        has_prior = self.has_reg or self.loss.diff_output_preservation
+        if not has_prior and changed(self.loss, "prior_loss_weight") and self.dataset.dataset_config is None:
+            yield Conflict(
+                "loss.prior_loss_weight", "does nothing without dataset.reg_data_dir or loss.diff_output_preservation"
+            )
+        masks = self.dataset.conditioning_data_dir or any(s.conditioning_data_dir for s in self.dataset.subsets)
+        if self.loss.masked_loss and not masks and self.dataset.dataset_config is None:
+            yield Conflict("loss.masked_loss", "needs mask pictures: set dataset.conditioning_data_dir or alpha_mask")
+        if masks and not self.loss.masked_loss:
+            yield Conflict("loss.masked_loss", "is off, so conditioning_data_dir does nothing")
         if self.loss.scale_v_pred_loss_like_noise_pred and self.model.v_parameterization is False:
             yield Conflict("loss.scale_v_pred_loss_like_noise_pred", "is for v-prediction models only")
         if self.loss.v_pred_like_loss and self.model.v_parameterization is True:
@@ -93,7 +108,9 @@ class Config(SettingsTable):
 
 
 __all__ = [
+    "CAPTION_KEYS",
     "CONFLICT",
+    "DATASET_KEYS",
     "EMBEDDED_MODEL",
     "EXPOSURE",
     "LENGTHS",
@@ -103,6 +120,7 @@ __all__ = [
     "Conflict",
     "DatasetSettings",
     "Goal",
+    "LintSettings",
     "LossSettings",
     "ModelSettings",
     "NetworkSettings",
@@ -113,6 +131,7 @@ __all__ = [
     "SampleSettings",
     "Scheduler",
     "SettingsTable",
+    "SubsetSettings",
     "TrainingSettings",
     "changed",
     "parse_arguments",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from loratory.config.schema.base import (
     Conflict,
@@ -15,6 +15,7 @@ from loratory.config.schema.base import (
     Share,
     ZeroIsOff,
 )
+from loratory.config.schema.subsets import SubsetSettings
 
 EMBEDDED_MODEL = "nano"
 
@@ -62,8 +63,9 @@ class ModelSettings(SettingsTable):
 class DatasetSettings(SettingsTable):
     """`[dataset]`: the pictures, their sizes, and what is kept ready between steps."""
 
-    train_data_dir: FilePath
-    """The folder that holds the concept folders (`10_fox`: repeats, underscore, token), not a concept folder itself."""
+    train_data_dir: FilePath | None = None
+    """The folder that holds the concept folders (`10_fox`: repeats, underscore, token), not a concept folder itself.
+    May be left out where `subsets` name the folders."""
 
     reg_data_dir: FilePath | None = None
     """The folder of the regularization (prior preservation) set, laid out like `train_data_dir`; its class token is the
@@ -106,20 +108,24 @@ class DatasetSettings(SettingsTable):
 
     flip_aug: bool = False
     """Mirrors each picture left to right on half of its visits, which as good as doubles a small set. Never with a
-    subject whose sides differ; it applies to every concept."""
+    subject whose sides differ; `subsets` can set it for each concept."""
 
     color_aug: bool = False
-    """Varies hue and brightness a little on each visit. Excludes `cache_latents`."""
+    """Varies hue and brightness a little on each visit, so the pictures cannot be cached: slow."""
 
     random_crop: bool = False
-    """Crops at a random place instead of the centre. Excludes `cache_latents`."""
+    """Crops at a random place instead of the centre on each visit, so the pictures cannot be cached: slow."""
 
     alpha_background: Annotated[tuple[Channel, Channel, Channel], Listed] = (255, 255, 255)
     """Colour behind transparent pixels as [red, green, blue], 0 to 255 each. Not in sd-scripts, where hidden colours
     show through."""
 
     alpha_mask: bool = False
-    """Uses transparency as the mask of the loss instead of flattening it."""
+    """Uses transparency as the mask of the loss: what is transparent is not learnt."""
+
+    conditioning_data_dir: FilePath | None = None
+    """The folder of mask pictures for `loss.masked_loss`: a folder for each concept folder, both with the same names.
+    White counts, black does not. sd-scripts: a key of its dataset TOML."""
 
     cache_latents: bool = True
     """Encodes each picture once before training and keeps the result in memory, which is faster. Off in sd-scripts."""
@@ -152,10 +158,10 @@ class DatasetSettings(SettingsTable):
     """Keeps these workers between epochs. It costs main memory, not graphics memory."""
 
     dataset_config: FilePath | None = None
-    """An sd-scripts dataset TOML to use instead of `train_data_dir`'s folders."""
+    """An sd-scripts dataset TOML; what it says becomes `subsets` and settings of `[dataset]` and `[caption]`."""
 
-    subsets: Annotated[tuple[dict[str, JsonValue], ...], Listed] = ()
-    """Folders described one by one instead of by their names, with sd-scripts' `[[datasets.subsets]]` keys."""
+    subsets: Annotated[tuple[SubsetSettings, ...], Listed] = ()
+    """Folders with settings of their own, as tables `[[dataset.subsets]]` with sd-scripts' keys; see below."""
 
     @property
     def resolution_wh(self) -> tuple[int, int]:
@@ -175,13 +181,13 @@ class DatasetSettings(SettingsTable):
                 )
         elif shortest % 8 or longest % 8:
             yield Conflict("resolution", "must be a multiple of 8 when enable_bucket is off")
+        if self.train_data_dir is None and not self.subsets and self.dataset_config is None:
+            yield Conflict("train_data_dir", "is required: the folder that holds the concept folders")
+        if self.dataset_config is not None and self.subsets:
+            yield Conflict("subsets", "stands beside dataset_config, which makes subsets of its own; remove one of them")
         if self.asymmetric and self.flip_aug:
             yield Conflict("flip_aug", "mirrors pictures of a subject declared asymmetric; switch one of them off")
-        if self.cache_latents:
-            for key in ("color_aug", "random_crop"):
-                if getattr(self, key):
-                    yield Conflict(key, "changes each visit, which cached latents cannot; set cache_latents = false")
-        elif self.cache_latents_to_disk:
+        if self.cache_latents_to_disk and not self.cache_latents:
             yield Conflict("cache_latents_to_disk", "does nothing without cache_latents")
         if self.cache_text_encoder_outputs_to_disk and self.cache_text_encoder_outputs is False:
             yield Conflict("cache_text_encoder_outputs_to_disk", "does nothing without cache_text_encoder_outputs")

@@ -146,3 +146,10 @@ class SampleSettings(SettingsTable):
             for key in ("sample_every_n_epochs", "sample_every_n_steps", "sample_at_first"):
                 if getattr(self, key):
                     yield Conflict(key, "needs something to draw: give prompts or sample_prompts")
+
+
+class LintSettings(SettingsTable):
+    """`[lint]`: which advice about settings is not wanted."""
+
+    silence: Annotated[tuple[str, ...], Listed] = ()
+    """Ids of rules whose findings are not shown, such as "batch-size"; `loratory plan` prints them."""

@@ -52,7 +52,15 @@ class TrainingSettings(SettingsTable):
     """Keeps the adapter in bf16 too: faster, coarser. Needs mixed_precision "bf16"."""
 
     fp8_base: bool = False
-    """Holds the frozen base model in 8-bit floats to save memory."""
+    """Holds the frozen UNet and text encoders in 8-bit floats to save memory: half of bf16, somewhat slower, a little
+    coarser."""
+
+    fp8_base_unet: bool = False
+    """Holds the UNet alone in 8-bit floats."""
+
+    int8_base: bool = False
+    """Holds the frozen UNet and text encoders as 8-bit integers with a scale per output: as small as `fp8_base` and
+    more exact. Not in sd-scripts."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
     """Start of all randomness: the same seed and settings give the same adapter. sd-scripts' default is random."""
@@ -68,10 +76,21 @@ class TrainingSettings(SettingsTable):
     """The compiler of `torch_compile`."""
 
     blocks_to_swap: Annotated[int, Field(ge=0)] = 0
-    """Blocks of the base model kept in main memory until they are needed."""
+    """Number of UNet blocks, the largest first, whose frozen weights stay in main memory until they are needed: less
+    graphics memory, slower steps."""
 
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of a running mean of the adapter that is saved beside it, such as 0.999; 0 is off. Not in sd-scripts."""
+
+    validate_every_n_epochs: OptionalCount = None
+    """Measures the validation loss after every n-th epoch; left out, after each one where `dataset.validation_split`
+    holds pictures back."""
+
+    validate_every_n_steps: OptionalCount = None
+    """Measures the validation loss after every n-th step too."""
+
+    max_validation_steps: OptionalCount = None
+    """Most pictures a measurement of the validation loss takes; left out, all that are held back."""
 
     def conflicts(self) -> Iterator[Conflict]:
         for key, precision in (("full_fp16", "fp16"), ("full_bf16", "bf16")):
@@ -80,6 +99,8 @@ class TrainingSettings(SettingsTable):
         given = [key for key in LENGTHS if getattr(self, key) is not None]
         for key in given[1:]:
             yield Conflict(key, f"contradicts {given[0]}: give one of {', '.join(LENGTHS)}")
+        if self.int8_base and (self.fp8_base or self.fp8_base_unet):
+            yield Conflict("int8_base", "excludes fp8_base and fp8_base_unet")
         if self.dynamo_backend != "inductor" and not self.torch_compile:
             yield Conflict("dynamo_backend", "does nothing without torch_compile")
 
@@ -121,13 +142,21 @@ class LossSettings(SettingsTable):
     """Counts only what the mask of a picture shows."""
 
     diff_output_preservation: bool = False
-    """Regularizes towards the base model's own prediction for the class. sd-scripts: a custom attribute."""
+    """Regularizes towards the base model's own prediction instead of towards pictures: with a regularization set for
+    its pictures, without one for a twin of each picture that is captioned with the class alone. Weighted by
+    `prior_loss_weight`. sd-scripts: a custom attribute, with a set only."""
+
+    diff_output_preservation_class: str = ""
+    """The caption of those twins; left out, the class token of the concept folder (`10_name class`), or no text where
+    it has none. Not in sd-scripts."""
 
     def conflicts(self) -> Iterator[Conflict]:
         if self.loss_type not in ("huber", "smooth_l1"):
             for key in ("huber_schedule", "huber_c", "huber_scale"):
                 if changed(self, key):
                     yield Conflict(key, f'does nothing with loss_type = "{self.loss_type}"')
+        if self.diff_output_preservation_class and not self.diff_output_preservation:
+            yield Conflict("diff_output_preservation_class", "does nothing without diff_output_preservation")
 
 
 class NoiseSettings(SettingsTable):
@@ -161,8 +190,18 @@ class NoiseSettings(SettingsTable):
     max_timestep: Annotated[int, Field(ge=1, le=1000)] = 1000
     """First timestep no longer trained, 1 to 1000."""
 
-    timestep_sampling: Literal["uniform", "logit_normal"] = "uniform"
-    """How timesteps are drawn between the two. sd-scripts: uniform for Stable Diffusion."""
+    timestep_sampling: Literal["uniform", "logit_normal", "mode", "cosmap"] = "uniform"
+    """How timesteps are drawn between the two: evenly; most in the middle ("logit_normal"); or as the other two curves
+    of Stable Diffusion 3. sd-scripts: uniform for Stable Diffusion."""
+
+    logit_mean: float = 0.0
+    """Centre of "logit_normal": above 0 more noise, below 0 more detail."""
+
+    logit_std: Annotated[float, Field(gt=0)] = 1.0
+    """Width of "logit_normal"."""
+
+    mode_scale: Annotated[float, Field(ge=-1, le=1.75)] = 1.29
+    """Strength of "mode": above 0 favours the middle, below 0 the ends."""
 
     zero_terminal_snr: bool | None = None
     """Whether the last timestep is pure noise, which allows perfect blacks; left out, it is detected. The SNR weights
@@ -171,6 +210,9 @@ class NoiseSettings(SettingsTable):
     def conflicts(self) -> Iterator[Conflict]:
         if self.min_timestep >= self.max_timestep:
             yield Conflict("min_timestep", f"must be below max_timestep = {self.max_timestep}")
+        for key, sampling in (("logit_mean", "logit_normal"), ("logit_std", "logit_normal"), ("mode_scale", "mode")):
+            if self.timestep_sampling != sampling and changed(self, key):
+                yield Conflict(key, f'does nothing without timestep_sampling = "{sampling}"')
         needs = (
             ("noise_offset_random_strength", "noise_offset"),
             ("adaptive_noise_scale", "noise_offset"),
