@@ -40,6 +40,11 @@ def load(path: Path, **settings: object) -> BaseModel:
     return load_base_model(detect_model(model, NoiseSettings()), model)
 
 
+def load_as(path: Path, dtype: torch.dtype) -> BaseModel:
+    model = ModelSettings(pretrained_model_name_or_path=str(path))
+    return load_base_model(detect_model(model, NoiseSettings()), model, dtype=dtype)
+
+
 @cache
 def base_model(family: Family) -> BaseModel:
     return load(shared_tiny_model(family))
@@ -376,6 +381,50 @@ class TestIdentity:
         config = family_config("sd1", "text_encoder")
         other = config | {"hidden_act": "gelu"}
         assert weights_identity(encoder, config) != weights_identity(encoder, other)
+
+
+class TestFormats:
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("layout", ["folder", "file"])
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_as_if_cast_after_loading(
+        self, family: Family, layout: str, dtype: torch.dtype, files: dict[Family, Path]
+    ) -> None:
+        path = files[family] if layout == "file" else shared_tiny_model(family)
+        expected, found = load(path), load_as(path, dtype)
+        assert found.identity == expected.identity == base_model(family).identity
+        for name, module in modules(found).items():
+            form = torch.float32 if name == "vae" else dtype
+            tensors = module.state_dict()
+            assert {tensor.dtype for tensor in tensors.values()} == {form}
+            assert all(tensor.is_contiguous() and not tensor.requires_grad for tensor in tensors.values())
+            assert_same_weights(module, modules(expected)[name].to(form))
+
+    @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision_files(self, stored: torch.dtype, dtype: torch.dtype, tmp_path: Path) -> None:
+        folder = tiny_model(tmp_path / "half", "sdxl", dtype=stored)
+        expected, found = load(folder), load_as(folder, dtype)
+        assert found.identity == expected.identity
+        for name in ("unet", "text_encoder", "text_encoder_2"):
+            assert_same_weights(modules(found)[name], modules(expected)[name].to(dtype))
+
+    def test_weights_have_memory_of_their_own(self, tmp_path: Path) -> None:
+        folder = tiny_model(tmp_path / "half", dtype=torch.float16)
+        base = load_as(folder, torch.float16)
+        before = base.unet.conv_in.weight.clone()
+        path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        with path.open("r+b") as file:
+            file.write(bytes(path.stat().st_size))
+        assert torch.equal(base.unet.conv_in.weight, before)
+
+    def test_identities_of_earlier_versions(self) -> None:
+        """Caches are found by them: they must not change."""
+        config = family_config("sd1", "text_encoder")
+        module = nn.ModuleDict({"a": nn.Linear(90, 100), "text_model": nn.Linear(3, 2)})
+        for index, parameter in enumerate(module.parameters()):
+            parameter.data = (torch.arange(parameter.numel()) * (index + 1) / 7).reshape(parameter.shape)
+        assert weights_identity(module, config) == "f95ddaf62661e4d1ea3283650cb087c19793b39303099be5f522f351b82a92c1"
 
 
 class TestPublishedArchitectures:

@@ -291,6 +291,8 @@ def test_the_golden_losses(tmp_path: Path) -> None:
         caption={"shuffle_caption": True, "keep_tokens": 1, "caption_tag_dropout_rate": 0.2},
         dataset={"flip_aug": True},
         loss={"min_snr_gamma": 5},
+        # The plain loop: the fused kernel rounds differently, and this run magnifies what it rounds.
+        optimizer={"optimizer_args": "fused=False"},
         training={"max_train_epochs": None, "max_train_steps": 20},
     )
     _, _, events = train(config)

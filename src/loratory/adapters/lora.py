@@ -232,7 +232,7 @@ def inject(
     *,
     seed: int,
     train_unet: bool,
-    train_text_encoder: bool,
+    train_text_encoder: bool | Sequence[bool],
 ) -> Adapter:
     """Adds a lora, locon or dora network to the models, in place, and freezes everything else in them.
 

@@ -93,20 +93,21 @@ def find_targets(
     network: NetworkSettings,
     *,
     train_unet: bool,
-    train_text_encoder: bool,
+    train_text_encoder: bool | Sequence[bool],
 ) -> list[Target]:
     """The modules that a network of type lora, locon or dora adapts, in the order of the models.
 
     UNet: every Linear and 1x1 convolution of the transformer blocks; with convolution blocks (see `_sizes`) also the
     3x3 convolutions of resnets, downsamplers and upsamplers at conv_dim, and the Linear and 1x1 modules inside them at
     network_dim. Text encoders: q, k, v, out, fc1, fc2 of every layer. Works on models on the meta device, so counting
-    needs no weights. Same selection as sd-scripts' networks.lora. Raises LoratoryError when nothing is selected.
+    needs no weights. train_text_encoder: for all of them, or for each. Same selection as sd-scripts' networks.lora. Raises LoratoryError when nothing is selected.
     """
     linear, conv = _sizes(network)
     targets: list[Target] = []
-    if train_text_encoder:
-        components: tuple[Component, ...] = ("te1", "te2")
-        for component, encoder in zip(components, text_encoders, strict=False):
+    components: tuple[Component, ...] = ("te1", "te2")
+    chosen = [train_text_encoder] * 2 if isinstance(train_text_encoder, bool) else train_text_encoder
+    for component, encoder, is_trained in zip(components, text_encoders, chosen, strict=False):
+        if is_trained:
             targets += _component_targets(encoder, _TEXT_ENCODER, component, family, linear, None)
     if train_unet:
         ancestors = _UNET_ATTENTION if conv is None else _UNET_ATTENTION | _UNET_CONVOLUTION

@@ -12,7 +12,12 @@ from loratory.cli.progress import spoken_bytes
 from loratory.config.load import load_config
 
 _FAMILY = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
-_PART = {"unet": "UNet", "text_encoder": "text encoder"}
+_PART = {
+    "unet": "UNet",
+    "text_encoder": "text encoder",
+    "text_encoder_1": "text encoder 1",
+    "text_encoder_2": "text encoder 2",
+}
 
 
 @click.command()
@@ -94,11 +99,11 @@ def _draws(made: Any, count: int = 10) -> dict[str, list[str]]:
         f"{folder}/{made.images[index].path.name}": [
             draw_caption(
                 made.images[index].caption,
-                made.config.caption,
+                made.images[index].treatment.caption,
                 seed=made.config.training.seed,
                 epoch=epoch,
                 visit=(index, 0),
-                step=(epoch - 1) * made.steps_per_epoch,
+                step=made.length.epoch_start(epoch) if epoch <= made.length.epochs else made.length.total_steps,
                 max_steps=made.length.total_steps,
             )
             for epoch in range(1, count + 1)

@@ -11,13 +11,7 @@ from loratory.errors import LoratoryError
 
 _BUILT_VALUES: dict[str, tuple[frozenset[str], str]] = {
     "network.network_type": (frozenset({"lora", "locon", "dora"}), 'use "lora", "locon" or "dora"'),
-    "optimizer.lr_scheduler": (
-        frozenset({"constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts"}),
-        'use "cosine", "cosine_with_restarts", "linear", "constant" or "constant_with_warmup"',
-    ),
     "training.cross_attention": (frozenset({"sdpa"}), 'use "sdpa", which is as fast'),
-    "loss.loss_type": (frozenset({"l2"}), 'use "l2"'),
-    "noise.timestep_sampling": (frozenset({"uniform"}), 'use "uniform", with min_timestep and max_timestep'),
     "network.lycoris_preset": (
         frozenset({"full"}),
         "the network type decides which layers are trained, and network_train_unet_only leaves the text encoder out",
@@ -26,29 +20,15 @@ _BUILT_VALUES: dict[str, tuple[frozenset[str], str]] = {
 }
 """Settings of which some values work: those, and the nearest thing to the others."""
 
-_BUILT_OPTIMIZERS = frozenset({"adamw", "prodigy"})
-
-_ONE_BY_ONE = "convert the folders to N_name folders in one train_data_dir"
 _DROPOUT = "use network_dropout, rank_dropout or scale_weight_norms against overfitting"
 _ONE_SIZE = "every block gets network_dim and network_alpha, or conv_dim and conv_alpha"
 _ONE_RATE = "every block learns at unet_lr"
-_PLAIN_NOISE = "leave it out; the guide's experience is that plain noise gives better results"
-_MEMORY = "use gradient_checkpointing, cache_latents_to_disk and a smaller resolution to save memory"
-_WEIGHTING = "min_snr_gamma = 5 is the timestep weighting that works"
 _IN_THE_LOOP = "leave it out; pictures come from the latent cache"
 
 _UNBUILT: dict[str, str] = {
     "model.base_weights": "merge the files into the base model first, and name the result as the base model",
-    "dataset.reg_data_dir": "leave it out; the run then trains without prior preservation",
-    "dataset.color_aug": "flip_aug is the augmentation that works",
-    "dataset.random_crop": "pictures are cropped at their centre",
-    "dataset.alpha_mask": "alpha_background sets the colour behind transparent pixels",
-    "dataset.validation_split": "leave it out and judge the samples",
-    "dataset.validation_seed": "leave it out and judge the samples",
     "dataset.max_data_loader_n_workers": _IN_THE_LOOP,
     "dataset.persistent_data_loader_workers": _IN_THE_LOOP,
-    "dataset.dataset_config": _ONE_BY_ONE,
-    "dataset.subsets": _ONE_BY_ONE,
     "caption.weighted_captions": "leave it out; the weights are then read as text",
     "network.network_weights": "start a new adapter; an interrupted run is continued with --resume",
     "network.use_tucker": "leave it out; convolutions get a plain adapter of rank conv_dim",
@@ -65,25 +45,7 @@ _UNBUILT: dict[str, str] = {
     "network.mid_lr_weight": _ONE_RATE,
     "network.up_lr_weight": _ONE_RATE,
     "network.block_lr_zero_threshold": _ONE_RATE,
-    "optimizer.lr_scheduler_type": "use lr_scheduler",
-    "optimizer.lr_scheduler_args": "use lr_scheduler with lr_warmup_steps and lr_scheduler_num_cycles",
-    "optimizer.loraplus_lr_ratio": "use unet_lr and text_encoder_lr",
-    "optimizer.loraplus_unet_lr_ratio": "use unet_lr",
-    "optimizer.loraplus_text_encoder_lr_ratio": "use text_encoder_lr",
-    "training.full_fp16": 'mixed_precision = "fp16" alone works',
-    "training.full_bf16": 'mixed_precision = "bf16" alone works',
-    "training.fp8_base": _MEMORY,
     "training.torch_compile": "leave it out; it changes speed, not the result",
-    "training.blocks_to_swap": _MEMORY,
-    "training.ema_decay": "save every few epochs and keep the best",
-    "loss.debiased_estimation_loss": _WEIGHTING,
-    "loss.scale_v_pred_loss_like_noise_pred": _WEIGHTING,
-    "loss.v_pred_like_loss": _WEIGHTING,
-    "loss.masked_loss": "crop or paint over what should not be learnt",
-    "loss.diff_output_preservation": "leave it out; the run then trains without prior preservation",
-    "noise.noise_offset": _PLAIN_NOISE,
-    "noise.multires_noise_iterations": _PLAIN_NOISE,
-    "noise.ip_noise_gamma": _PLAIN_NOISE,
 }
 """Settings that do not work at all yet, each with the nearest thing that does."""
 
@@ -115,11 +77,6 @@ def _sentences(config: Config) -> Iterator[str]:
             yield _sentence(name, value, _UNBUILT[name])
         elif name in _BUILT_VALUES and value not in _BUILT_VALUES[name][0]:
             yield _sentence(name, value, _BUILT_VALUES[name][1])
-        elif name == "optimizer.optimizer_type" and value.lower() not in _BUILT_OPTIMIZERS:
-            nearest = "Prodigy" if value.lower().startswith("dadapt") else "AdamW"
-            yield _sentence(name, value, f'use "{nearest}"; "AdamW" and "Prodigy" work')
-        elif name == "optimizer.text_encoder_lr" and isinstance(value, tuple):
-            yield _sentence(name, value, "give one rate for both text encoders")
         elif name == "sample.prompts" and any(re.search(r"(^|\s)--ss\b", prompt) for prompt in value):
             yield f"{name}: the flag --ss is not built yet: every prompt is drawn with sample_sampler."
 

@@ -113,6 +113,20 @@ def draw_caption(
     return caption
 
 
+def plain_caption(settings: CaptionSettings) -> CaptionSettings:
+    """The same settings with nothing left to chance: for pictures that measure rather than train."""
+    return settings.model_copy(
+        update={
+            "shuffle_caption": False,
+            "enable_wildcard": False,
+            "caption_dropout_rate": 0.0,
+            "caption_dropout_every_n_epochs": 0,
+            "caption_tag_dropout_rate": 0.0,
+            "token_warmup_step": 0.0,
+        }
+    )
+
+
 def _split(caption: str, settings: CaptionSettings) -> tuple[list[str], list[str], list[str]]:
     """(kept in front, flexible, kept at the end) tags, stripped.
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
 
-from loratory.config.schema import CaptionSettings, DatasetSettings
+from loratory.config.schema import CaptionSettings, DatasetSettings, SubsetSettings
 from loratory.dataset.captions import CaptionFile, read_caption
 from loratory.dataset.findings import Finding, shown
+from loratory.dataset.treatment import Treatment, treatment_of
 from loratory.errors import LoratoryError
 from loratory.imaging.pixels import UnreadablePicture, picture_size
 
@@ -31,7 +32,7 @@ class TrainImage:
 
     folder: name of its folder, e.g. "10_fox". class_tokens: the folder's name after the first underscore.
     size: (width, height) in px, upright. caption: the lines of its caption file, or class_tokens where it has
-    none.
+    none. mask_path: its mask picture, where there is one.
     """
 
     path: Path
@@ -42,6 +43,8 @@ class TrainImage:
     caption: str
     caption_path: Path | None
     is_reg: bool
+    treatment: Treatment
+    mask_path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,12 @@ class ConceptFolder:
     class_tokens: str
     is_reg: bool
     images: tuple[TrainImage, ...]
+    treatment: Treatment
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Concept folders sorted by name, training before regularization, and what was found."""
+    """Concept folders sorted by name, training before regularization, folders from elsewhere last; what was found."""
 
     folders: tuple[ConceptFolder, ...]
     findings: tuple[Finding, ...]
@@ -70,23 +74,58 @@ class Dataset:
 
 
 def scan_dataset(dataset: DatasetSettings, caption: CaptionSettings) -> Dataset:
-    """Reads `train_data_dir` and, where set, `reg_data_dir`: names, picture headers and captions, no pixels.
+    """Reads `train_data_dir`, `reg_data_dir` and `subsets`: names, picture headers and captions, no pixels.
 
     Pictures that cannot be read are left out and reported as error findings; `refuse_errors` turns those into
     an error. Raises LoratoryError when a folder cannot be used at all or there is nothing to train.
     """
-    train_dir = dataset.train_data_dir
-    found: list[Finding] = []
-    folders = _scan_root(train_dir, "train_data_dir", False, caption, found)
-    reg_dir = dataset.reg_data_dir
+    scan = _Scan(dataset, caption, _subsets_by_folder(dataset))
+    train_dir, reg_dir = dataset.train_data_dir, dataset.reg_data_dir
+    folders = [] if train_dir is None else _scan_root(train_dir, "train_data_dir", False, scan)
     if reg_dir is not None:
-        if reg_dir.resolve() == train_dir.resolve():
+        if train_dir is not None and reg_dir.resolve() == train_dir.resolve():
             raise LoratoryError(
                 f"dataset.reg_data_dir and dataset.train_data_dir are the same folder, {reg_dir}.",
                 hint="Give regularization pictures a folder of their own, or leave reg_data_dir out.",
             )
-        folders += _scan_root(reg_dir, "reg_data_dir", True, caption, found)
-    return Dataset(tuple(folders), tuple(found))
+        folders += _scan_root(reg_dir, "reg_data_dir", True, scan)
+    known = {folder.path.resolve() for folder in folders}
+    for number, subset in enumerate(dataset.subsets, start=1):
+        if subset.image_dir.resolve() not in known:
+            if not subset.image_dir.is_dir():
+                raise LoratoryError(
+                    f"dataset.subsets[{number}].image_dir: {subset.image_dir} is not a folder.",
+                    hint="Check the spelling; a relative path counts from the folder of the settings file.",
+                )
+            folders.append(_scan_concept(subset.image_dir, False, scan))
+    if not any(folder.images for folder in folders if not folder.is_reg):
+        _refuse(scan.found)
+        raise LoratoryError(
+            "No picture to train was found: every folder is a regularization set, or empty.",
+            hint="Give the pictures in dataset.train_data_dir or dataset.subsets.",
+        )
+    return Dataset(tuple(folders), tuple(scan.found))
+
+
+def _subsets_by_folder(dataset: DatasetSettings) -> dict[Path, SubsetSettings]:
+    by_folder: dict[Path, SubsetSettings] = {}
+    for number, subset in enumerate(dataset.subsets, start=1):
+        if by_folder.setdefault(subset.image_dir.resolve(), subset) is not subset:
+            raise LoratoryError(
+                f"dataset.subsets[{number}].image_dir: {subset.image_dir} has a subset already.",
+                hint="Give each folder one [[dataset.subsets]] table.",
+            )
+    return by_folder
+
+
+@dataclass
+class _Scan:
+    """What reading the folders needs, and what was found on the way. subsets: by resolved folder."""
+
+    dataset: DatasetSettings
+    caption: CaptionSettings
+    subsets: dict[Path, SubsetSettings]
+    found: list[Finding] = field(default_factory=list[Finding])
 
 
 def refuse_errors(dataset: Dataset) -> None:
@@ -117,18 +156,16 @@ class _Listing:
     names: list[str] = field(default_factory=list[str])
 
 
-def _scan_root(
-    root: Path, key: str, is_reg: bool, settings: CaptionSettings, found: list[Finding]
-) -> list[ConceptFolder]:
-    listing = _list_root(root, key)
-    concepts: list[tuple[os.DirEntry[str], int, str]] = []
+def _scan_root(root: Path, key: str, is_reg: bool, scan: _Scan) -> list[ConceptFolder]:
+    listing, found = _list_root(root, key), scan.found
+    concepts: list[os.DirEntry[str]] = []
     ignored: list[str] = []
     for entry in listing.directories:
         if entry.name.startswith("."):
             continue
-        repeats, class_tokens, problem = _parse_folder_name(entry.name)
-        if problem is None:
-            concepts.append((entry, repeats, class_tokens))
+        _, _, problem = _parse_folder_name(entry.name)
+        if problem is None or Path(entry.path).resolve() in scan.subsets:
+            concepts.append(entry)
             continue
         ignored.append(entry.name)
         count = _count_images(entry)
@@ -148,10 +185,10 @@ def _scan_root(
         )
         found.append(Finding("loose-images", "warning", root, reason))
     before = len(found)
-    folders = [_scan_concept(entry, repeats, name, is_reg, settings, found) for entry, repeats, name in concepts]
+    folders = [_scan_concept(Path(entry.path), is_reg, scan) for entry in concepts]
     if not any(folder.images for folder in folders):
         _refuse(found[before:])
-        names = _some_names([entry.name for entry, _, _ in concepts])
+        names = _some_names([entry.name for entry in concepts])
         raise LoratoryError(
             f"No picture found in the concept folders of {root} ({names}).",
             hint="Put png, jpg, webp, bmp or avif files directly inside them.",
@@ -207,22 +244,23 @@ def _parse_folder_name(name: str) -> tuple[int, str, str | None]:
     return repeats, class_tokens, None
 
 
-def _scan_concept(
-    entry: os.DirEntry[str],
-    repeats: int,
-    class_tokens: str,
-    is_reg: bool,
-    settings: CaptionSettings,
-    found: list[Finding],
-) -> ConceptFolder:
-    path = Path(entry.path)
-    where = shown(entry.name)
+def _scan_concept(path: Path, is_reg: bool, scan: _Scan) -> ConceptFolder:
+    where, found = shown(path.name), scan.found
+    subset = scan.subsets.get(path.resolve())
+    repeats, class_tokens, problem = _parse_folder_name(path.name)
+    if problem is not None:  # a subset's folder may have any name
+        repeats, class_tokens = 1, path.name if _is_text(path.name) else ""
+    if subset is not None:
+        repeats = subset.num_repeats or repeats
+        class_tokens = class_tokens if subset.class_tokens is None else subset.class_tokens
+        is_reg = is_reg if subset.is_reg is None else subset.is_reg
+    treatment = treatment_of(path.name, scan.dataset, scan.caption, subset)
     try:
         listing = _list(path)
     except OSError as error:
         reason = f"{where}: cannot be read ({error.strerror}). Check its permissions."
         found.append(Finding("folder-unreadable", "error", path, reason))
-        return ConceptFolder(path, repeats, class_tokens, is_reg, ())
+        return ConceptFolder(path, repeats, class_tokens, is_reg, (), treatment)
     if repeats > _MOST_REPEATS:
         reason = f"{where}: asks for {repeats} repeats of each picture. Rename the folder; 1 to 100 is usual."
         found.append(Finding("repeats", "error", path, reason))
@@ -240,12 +278,41 @@ def _scan_concept(
         except UnreadablePicture as error:
             reason = f"{where}/{shown(image.name)}: {error.reason}."
             found.append(Finding("image-unreadable", "error", Path(image.path), reason))
-    captions = _read_captions(path, class_tokens, list(sizes), frozenset(listing.names), settings, found)
+    names = frozenset(listing.names)
+    # A regularization set needs no captions: its class is what it is there for.
+    notes: list[Finding] = []
+    captions = _read_captions(path, class_tokens, list(sizes), names, treatment.caption, notes)
+    found.extend(note for note in notes if not (is_reg and class_tokens and note.rule == "caption-missing"))
+    masks = _find_masks(path, list(sizes), treatment.masks, found)
     images = tuple(
-        TrainImage(path / name, entry.name, class_tokens, repeats, size, text, caption_path, is_reg)
+        TrainImage(
+            path / name, path.name, class_tokens, repeats, size, text, caption_path, is_reg, treatment, masks.get(name)
+        )
         for (name, size), (caption_path, text) in zip(sizes.items(), captions, strict=True)
     )
-    return ConceptFolder(path, repeats, class_tokens, is_reg, images)
+    return ConceptFolder(path, repeats, class_tokens, is_reg, images, treatment)
+
+
+def _find_masks(path: Path, names: Sequence[str], masks: Path | None, found: list[Finding]) -> dict[str, Path]:
+    """The mask picture of each picture that has one: of the same stem, in the folder `masks`."""
+    if masks is None:
+        return {}
+    where = shown(path.name)
+    try:
+        listing = _list(masks)
+    except OSError as error:
+        reason = f"{where}: the folder of its masks, {masks}, cannot be read ({error.strerror})."
+        found.append(Finding("masks-unreadable", "error", masks, reason))
+        return {}
+    by_stem = {_stem(entry.name): Path(entry.path) for entry in listing.images}
+    missing = [name for name in names if _stem(name) not in by_stem]
+    if missing:
+        reason = (
+            f"{where}: {len(missing)} of {_pictures(len(names))} without a mask in {masks} ({_some_names(missing)}): "
+            "they count as a whole."
+        )
+        found.append(Finding("mask-missing", "warning", path, reason))
+    return {name: by_stem[_stem(name)] for name in names if _stem(name) in by_stem}
 
 
 def _folder_findings(path: Path, listing: _Listing) -> Iterator[Finding]:

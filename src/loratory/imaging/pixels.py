@@ -108,6 +108,36 @@ def open_rgb(path: Path, background: Sequence[int] = (255, 255, 255)) -> Image.I
     return picture if turn is None else picture.transpose(turn)
 
 
+def training_mask(path: Path, placement: Crop, *, alpha: bool) -> npt.NDArray[np.float32] | None:
+    """How much each latent pixel counts, 0 to 1: float32 (height / 8, width / 8) of the bucket; None where all counts.
+
+    alpha: the opacity of a training picture; otherwise the red channel of a mask picture, whose size need not be that
+    of its training picture. Averaged over the 8x8 px that one latent stands for. Raises UnreadablePicture.
+    """
+    if alpha:
+        try:
+            with Image.open(path, formats=READABLE_FORMATS) as image:
+                orientation = _orientation(image)
+                image.load()
+                opacity = _alpha(image)
+        except _DAMAGED as error:
+            raise UnreadablePicture(path, error) from error
+        if opacity is None:
+            return None
+        turn = _UPRIGHT.get(orientation)
+        mask = opacity if turn is None else opacity.transpose(turn)
+    else:
+        mask = open_rgb(path).getchannel("R")
+    levels = np.asarray(mask)[..., None]
+    resized = (
+        resize_area(levels, placement.resized)[..., 0] if levels.shape[1::-1] != placement.resized else levels[..., 0]
+    )
+    left, top = placement.crop_left_top
+    width, height = placement.bucket
+    cut = resized[top : top + height, left : left + width].astype(np.float32) / 255
+    return cut.reshape(height // 8, 8, width // 8, 8).mean(axis=(1, 3))
+
+
 def training_pixels(
     path: Path,
     placement: Crop,

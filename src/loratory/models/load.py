@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate import init_empty_weights
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -27,7 +28,7 @@ from loratory.models.detect import ModelInfo
 from loratory.models.header import read_header
 from loratory.models.names import Origin, original_name
 from loratory.models.recognize import FAMILY_NAMES, TEXT_ENCODER_PREFIXES, UNET_PREFIX, VAE_PREFIX, Family
-from loratory.models.weights import fill, folder_origin, refuse_strays, weights_identity
+from loratory.models.weights import Samples, fill, folder_origin, refuse_strays, samples_identity, weights_identity
 
 if TYPE_CHECKING:
     from loratory.config.schema import ModelSettings
@@ -39,8 +40,9 @@ VAE_SCALES: dict[Family, float] = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.130
 
 @dataclass
 class BaseModel:
-    """A base model ready for use: fp32 on the CPU, in eval mode, with no parameter requiring gradients.
+    """A base model ready for use: on the CPU, in eval mode, with no parameter requiring gradients.
 
+    The VAE is fp32, and so is the rest unless `load_base_model` was asked for another format.
     text_encoders, tokenizers: one each, two for SDXL. identity: hash of the weights of "vae",
     "text_encoder" and "text_encoder_2", for keys of caches. vae_scale: the UNet's latents are those of the
     VAE times this.
@@ -75,24 +77,31 @@ def meta_unet_and_text_encoders(info: ModelInfo) -> tuple[UNet2DConditionModel, 
     return build_component("unet", configs["unet"]), [build_component(name, configs[name]) for name in encoders]
 
 
-def load_base_model(info: ModelInfo, settings: "ModelSettings") -> BaseModel:
+def load_base_model(info: ModelInfo, settings: "ModelSettings", *, dtype: torch.dtype | None = None) -> BaseModel:
     """Loads every component of a detected model, with the VAE of `model.vae` where one is set.
 
-    Weights stored in half precision become fp32. Memory: the model in fp32 plus one tensor. Raises
-    LoratoryError for missing, left-over or misshapen tensors, naming a few.
+    dtype: format of the UNet and the text encoders, each tensor cast as it is read; None for fp32, which the VAE
+    has always. The identity does not depend on it. Memory: the model in that format plus one tensor, beside the
+    pages of the file, which the system can drop. Raises LoratoryError for missing, left-over or misshapen tensors,
+    naming a few.
     """
     configs = component_configs(info)
     if info.layout == "single_file":
         scopes = (UNET_PREFIX, VAE_PREFIX, *TEXT_ENCODER_PREFIXES[info.family])
         refuse_strays(read_header(info.path), scopes)
     loaded: dict[Component, nn.Module] = {}
+    identity: dict[str, str] = {}
     for component in component_names(info.family):
         if component == "vae" and settings.vae is not None:
             configs[component], loaded[component] = load_vae(Path(settings.vae), info.family)
-        else:
-            if component == "vae":
-                _check_vae(info.path, configs[component], info.family)
-            loaded[component] = _load_component(info, component, configs[component])
+            identity[component] = weights_identity(loaded[component], configs[component])
+            continue
+        if component == "vae":
+            _check_vae(info.path, configs[component], info.family)
+        form = torch.float32 if component == "vae" or dtype is None else dtype
+        loaded[component], samples = _load_component(info, component, configs[component], form)
+        if component != "unet":
+            identity[component] = samples_identity(samples, configs[component])
     unet: Any = loaded["unet"]
     vae: Any = loaded["vae"]
     encoders: list[Any] = [loaded[name] for name in loaded if name.startswith("text_encoder")]
@@ -102,12 +111,14 @@ def load_base_model(info: ModelInfo, settings: "ModelSettings") -> BaseModel:
         vae=vae,
         text_encoders=encoders,
         tokenizers=load_tokenizers(info),
-        identity={name: weights_identity(module, configs[name]) for name, module in loaded.items() if name != "unet"},
+        identity=identity,
         vae_scale=VAE_SCALES[info.family],
     )
 
 
-def _load_component(info: ModelInfo, component: Component, config: Mapping[str, Any]) -> nn.Module:
+def _load_component(
+    info: ModelInfo, component: Component, config: Mapping[str, Any], dtype: torch.dtype
+) -> tuple[nn.Module, Samples]:
     module: nn.Module = build_component(component, config)
     if info.layout == "diffusers":
         paths = weight_files(info.path / component)
@@ -115,7 +126,7 @@ def _load_component(info: ModelInfo, component: Component, config: Mapping[str, 
         def origin(name: str, present: Mapping[str, Any]) -> Origin:
             return folder_origin(component, name, present)
 
-        fill(module, paths, origin)
+        samples = fill(module, paths, origin, dtype=dtype)
     else:
 
         def origin(name: str, present: Mapping[str, Any]) -> Origin:
@@ -128,8 +139,8 @@ def _load_component(info: ModelInfo, component: Component, config: Mapping[str, 
         if component.startswith("text_encoder"):
             scope = TEXT_ENCODER_PREFIXES[info.family][1 if component == "text_encoder_2" else 0]
         hint = "A model of another depth or width, such as a distilled one, loads from its diffusers folder."
-        fill(module, [info.path], origin, scope=scope, hint=hint)
-    return module.requires_grad_(False).eval()
+        samples = fill(module, [info.path], origin, dtype=dtype, scope=scope, hint=hint)
+    return module.requires_grad_(False).eval(), samples
 
 
 def load_vae(path: Path, family: Family) -> tuple[dict[str, Any], AutoencoderKL]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -52,20 +52,42 @@ def folder_origin(component: str, name: str, present: Mapping[str, Any]) -> Orig
     return Origin(next((candidate for candidate in candidates if candidate in present), name))
 
 
+_SAMPLES_PER_TENSOR = 4096
+
+
+class Sample(NamedTuple):
+    """Some 4096 evenly spaced values of a tensor, in fp32, and the shape of the whole."""
+
+    shape: tuple[int, ...]
+    values: Tensor
+
+
+Samples = dict[str, Sample]
+"""By the names in the module's state dict."""
+
+
+def _sample(tensor: Tensor) -> Sample:
+    flat = tensor.detach().flatten()
+    values = flat[:: max(1, flat.numel() // _SAMPLES_PER_TENSOR)]
+    # A copy in any case: a view would keep the whole tensor alive.
+    return Sample(tuple(tensor.shape), values.to("cpu", torch.float32, copy=True).contiguous())
+
+
 def fill(
     module: nn.Module,
     paths: list[Path],
     origin: Callable[[str, Mapping[str, Any]], Origin],
     *,
+    dtype: torch.dtype = torch.float32,
     scope: str = "",
     hint: str = "Download or export it again.",
-) -> None:
-    """Gives `module` (built without memory) its fp32 weights from the files `paths`.
+) -> Samples:
+    """Gives `module` (built without memory) its weights from the files `paths`, and returns samples of those in fp32.
 
     origin: name in the module's state dict and the names in the files -> where that tensor lies.
-    scope: only file tensors that start with it belong to the module; each of them must be used, except
-    known harmless ones. Memory: the module in fp32 and one tensor. Raises LoratoryError (with `hint`) naming
-    missing tensors, tensors left over and differing shapes.
+    dtype: what each tensor is cast to on its way. scope: only file tensors that start with it belong to the
+    module; each of them must be used, except known harmless ones. Memory: the module in `dtype` and one tensor.
+    Raises LoratoryError (with `hint`) naming missing tensors, tensors left over and differing shapes.
     """
     headers = [read_header(path) for path in paths]
     place: dict[str, Header] = {name: header for header in headers for name in header.tensors}
@@ -73,6 +95,7 @@ def fill(
     missing: list[str] = []
     misshapen: list[str] = []
     weights: dict[str, Tensor] = {}
+    samples: Samples = {}
     where = paths[0] if len(paths) == 1 else paths[0].parent
     with ExitStack() as stack:
         files = {path: stack.enter_context(safe_open(path, framework="pt")) for path in paths}
@@ -88,7 +111,9 @@ def fill(
                 misshapen.append(f"{source.key} has {list(tensor.shape)} where {list(empty.shape)} is expected")
                 continue
             # A copy of its own: the file is memory-mapped, and may be replaced while a run goes on.
-            weights[name] = tensor.to(torch.float32, copy=True).reshape(empty.shape).contiguous()
+            weights[name] = tensor.to(dtype, copy=True).reshape(empty.shape).contiguous()
+            # Of the file's values: one file has one identity, whatever it is rounded to.
+            samples[name] = _sample(tensor.reshape(empty.shape))
     left_over = [
         name for name in place if name.startswith(scope) and name not in used and not _HARMLESS.fullmatch(name)
     ]
@@ -102,6 +127,7 @@ def fill(
             hint=hint,
         )
     module.load_state_dict(weights, assign=True)
+    return samples
 
 
 def refuse_strays(header: Header, scopes: tuple[str, ...]) -> None:
@@ -125,24 +151,24 @@ def _same_but_for_ones(one: torch.Size, other: torch.Size) -> bool:
     return [size for size in one if size != 1] == [size for size in other if size != 1]
 
 
-_SAMPLES_PER_TENSOR = 4096
-
-
 def weights_identity(module: nn.Module, config: Mapping[str, Any]) -> str:
+    """`samples_identity` of a component in fp32 as it is in memory."""
+    return samples_identity({name: _sample(tensor) for name, tensor in module.state_dict().items()}, config)
+
+
+def samples_identity(samples: Samples, config: Mapping[str, Any]) -> str:
     """SHA-256 that names the weights of a component, for keys of caches.
 
-    Over each tensor's name, shape and some 4096 evenly spaced values in fp32, and the settings of `config`
-    that change what the weights compute. The same weights give the same name from a file or a folder; any
-    fine-tuning changes some of the sampled values. Milliseconds instead of the seconds that all bytes take.
+    Over each tensor's name, shape and sample, and the settings of `config` that change what the weights
+    compute. The same weights give the same name from a file or a folder; any fine-tuning changes some of the
+    sampled values. Milliseconds instead of the seconds that all bytes take.
     """
     digest = hashlib.sha256()
     telling = {
         key: config.get(key) for key in ("hidden_act", "num_attention_heads", "norm_num_groups", "layer_norm_eps")
     }
     digest.update(json.dumps(telling, sort_keys=True).encode())
-    for name, tensor in sorted((canonical_name(name), tensor) for name, tensor in module.state_dict().items()):
-        flat = tensor.detach().flatten()
-        samples = flat[:: max(1, flat.numel() // _SAMPLES_PER_TENSOR)].to("cpu", torch.float32).contiguous()
-        digest.update(f"{name}{list(tensor.shape)}".encode())
-        digest.update(samples.numpy().tobytes())
+    for name, sample in sorted((canonical_name(name), sample) for name, sample in samples.items()):
+        digest.update(f"{name}{list(sample.shape)}".encode())
+        digest.update(sample.values.numpy().tobytes())
     return digest.hexdigest()

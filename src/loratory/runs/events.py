@@ -72,6 +72,17 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Validated:
+    """The loss of the held-back pictures, always measured in the same way. samples: unweighted."""
+
+    step: int
+    epoch: int
+    loss: float
+    samples: list[SampleLoss] = field(default_factory=list[SampleLoss])
+    kind: Literal["validated"] = "validated"
+
+
+@dataclass(frozen=True)
 class Saving:
     """An adapter file is about to be written: from here on it belongs to this run, should the process die."""
 
@@ -140,10 +151,10 @@ class Finished:
     kind: Literal["finished"] = "finished"
 
 
-Event = Started | Phase | Step | Saving | Saved | StateSaved | Sampled | Notice | Obeyed | Finished
+Event = Started | Phase | Step | Validated | Saving | Saved | StateSaved | Sampled | Notice | Obeyed | Finished
 _KINDS: dict[str, type[Any]] = {
     kind.__dataclass_fields__["kind"].default: kind
-    for kind in (Started, Phase, Step, Saving, Saved, StateSaved, Sampled, Notice, Obeyed, Finished)
+    for kind in (Started, Phase, Step, Validated, Saving, Saved, StateSaved, Sampled, Notice, Obeyed, Finished)
 }
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _FLOAT_FIELDS = {
@@ -184,7 +195,7 @@ def decode(line: str) -> Timed | None:
         kind = _KINDS[body.pop("kind")]
         time_s = float(body.pop("t"))
         known = {name: _read(name, value) for name, value in body.items() if name in kind.__dataclass_fields__}
-        if kind is Step:
+        if kind in (Step, Validated):
             known["samples"] = [SampleLoss(**_read("samples", sample)) for sample in known.get("samples", [])]
         return Timed(time_s, kind(**known))
     except (ValueError, KeyError, TypeError, AttributeError):

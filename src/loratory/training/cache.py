@@ -20,6 +20,7 @@ from loratory import atomic
 from loratory.dataset.buckets import Placement
 from loratory.dataset.scan import TrainImage
 from loratory.errors import FAILED, LoratoryError
+from loratory.imaging.augment import ColourChange, change_colour
 from loratory.imaging.pixels import training_pixels
 from loratory.models.text import TextConditioning
 
@@ -29,15 +30,19 @@ TEXT_BYTES_IN_MEMORY = 2_000_000_000  # some 10,000 captions of SD 1.x, 6,000 of
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture as it is encoded: where it lies, how it is placed in its bucket, mirrored or not."""
+    """One picture as it is encoded: where it lies, how it is placed in its bucket, mirrored or not, and what
+    `color_aug` does to it."""
 
     image: TrainImage
     placement: Placement
     flipped: bool
+    colour: ColourChange | None = None
 
-    def pixels(self, background: tuple[int, int, int], interpolation: str | None) -> Tensor:
+    def pixels(self, background: tuple[int, int, int], interpolation: str | None, *, kohya_compatible: bool) -> Tensor:
         """float32 (3, h, w) in [-1, 1]."""
         array = training_pixels(self.image.path, self.placement, background, interpolation)
+        if self.colour is not None:
+            array = change_colour(array, self.colour, kohya_compatible=kohya_compatible)
         if self.flipped:
             array = array[:, ::-1]
         return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1).float().div_(127.5).sub_(1.0)
@@ -61,11 +66,14 @@ class LatentEncoder:
     dtype: torch.dtype
     background: tuple[int, int, int]
     interpolation: str | None
+    kohya_compatible: bool = False
 
     @torch.no_grad()
     def encode(self, pictures: Sequence[Picture]) -> list[Posterior]:
         """Encodes pictures of one bucket in one batch."""
-        pixels = torch.stack([p.pixels(self.background, self.interpolation) for p in pictures])
+        pixels = torch.stack(
+            [p.pixels(self.background, self.interpolation, kohya_compatible=self.kohya_compatible) for p in pictures]
+        )
         moments = self.vae.encode(pixels.to(self.device, self.dtype)).latent_dist  # pyright: ignore[reportCallIssue]
         mean, log_variance = moments.mean.float().cpu(), moments.logvar.float().cpu()
         for picture, latents in zip(pictures, mean, strict=True):
@@ -87,7 +95,10 @@ class LatentEncoder:
 
 @dataclass
 class LatentCache:
-    """Posteriors by picture: in memory, on disk (`directory`), or encoded anew at every visit (`keep=False`)."""
+    """Posteriors by picture: in memory, on disk (`directory`), or encoded anew at every visit (`keep=False`).
+
+    Pictures that look different at each visit are never kept.
+    """
 
     encoder: LatentEncoder
     batch_size: int
@@ -105,7 +116,9 @@ class LatentCache:
         if not self.keep:
             return
         ready = 0
-        for batch in _same_bucket_batches(pictures, self.batch_size):
+        for batch in _same_bucket_batches(
+            [p for p in pictures if not p.image.treatment.varies_pixels], self.batch_size
+        ):
             if self.directory is None:
                 posteriors = self.encoder.encode(batch)
                 self._memory.update(zip(map(_place, batch), posteriors, strict=True))
@@ -123,7 +136,7 @@ class LatentCache:
     def get(self, picture: Picture) -> Posterior:
         """The posterior of one visit. Raises LoratoryError when a cached file has gone since `fill`."""
         place = _place(picture)
-        if not self.keep:
+        if not self.keep or picture.image.treatment.varies_pixels:
             return self.encoder.encode([picture])[0]
         if self.directory is None:
             return self._memory[place]

@@ -1,4 +1,4 @@
-"""The diffusion schedule and the noising of latents. Pure functions on tensors.
+"""The diffusion schedule, the noise of a visit, and the noising of latents. Pure functions on tensors.
 
 Stable Diffusion's schedule: T = 1000 steps, sqrt(beta) linear from sqrt(0.00085) to sqrt(0.012) ("scaled linear").
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from loratory.config.schema import NoiseSettings
 from loratory.randomness import derive_seed, stream
 
 TRAIN_TIMESTEPS = 1000
@@ -90,9 +91,79 @@ def draw_latents(mean: Tensor, log_variance: Tensor, seed: int, *counters: int |
     return mean + spread * torch.randn(mean.shape, generator=_generator(seed, "latents", *counters))
 
 
-def draw_timestep(min_timestep: int, max_timestep: int, seed: int, *counters: int | str) -> int:
-    """A timestep of one visit, uniform in [min_timestep, max_timestep)."""
-    return stream(seed, "timestep", *counters).randrange(min_timestep, max_timestep)
+@dataclass(frozen=True)
+class VisitNoise:
+    """The noise of one visit, (C, H, W). target: what is predicted. added: what the latents get, for all but an input
+    perturbation the same tensor."""
+
+    target: Tensor
+    added: Tensor
+
+
+def draw_visit_noise(latents: Tensor, settings: NoiseSettings, seed: int, *counters: int | str) -> VisitNoise:
+    """Noise with the offsets, coarser layers and perturbation that are asked for, in sd-scripts' order.
+
+    latents: (C, H, W), scaled. Each kind has a stream of its own, so that switching one on leaves the others as they
+    were. sd-scripts normalises the coarser layers over a batch and shares random strengths in it; here each visit
+    stands alone, so that it does not depend on what else is in its batch.
+    """
+    channels, height, width = latents.shape
+    noise = draw_noise(latents.shape, seed, *counters)
+    if settings.noise_offset:
+        offset = settings.noise_offset
+        if settings.noise_offset_random_strength:
+            offset *= stream(seed, "noise offset strength", *counters).random()
+        shifts = torch.randn(channels, 1, 1, generator=_generator(seed, "noise offset", *counters))
+        noise = offset_noise(noise, latents, shifts, offset, settings.adaptive_noise_scale)
+    if settings.multires_noise_iterations:
+        ratio = stream(seed, "multires ratio", *counters)
+        ratios = [ratio.random() * 2 + 2 for _ in range(settings.multires_noise_iterations)]
+        generator = _generator(seed, "multires", *counters)
+        layers = [torch.randn(channels, *size, generator=generator) for size in multires_sizes(height, width, ratios)]
+        noise = multires_noise(noise, layers, settings.multires_noise_discount)
+    if not settings.ip_noise_gamma:
+        return VisitNoise(noise, noise)
+    strength = settings.ip_noise_gamma
+    if settings.ip_noise_gamma_random_strength:
+        strength *= stream(seed, "input perturbation strength", *counters).random()
+    perturbation = torch.randn(latents.shape, generator=_generator(seed, "input perturbation", *counters))
+    return VisitNoise(noise, noise + strength * perturbation)
+
+
+def offset_noise(
+    noise: Tensor, latents: Tensor, shifts: Tensor, offset: float, adaptive_noise_scale: float | None = None
+) -> Tensor:
+    """noise + offset * shifts: every channel of `noise` (C, H, W) moved as a whole; shifts: standard normal (C, 1, 1).
+
+    adaptive_noise_scale: added to the offset in proportion to |mean of the channel of `latents`|; the sum is at least
+    0. Source: crosslabs.org "Diffusion with Offset Noise", and sd-scripts for the adaptive form.
+    """
+    if adaptive_noise_scale is None:
+        return noise + offset * shifts
+    mean = latents.mean(dim=(-2, -1), keepdim=True).abs()
+    return noise + (offset + adaptive_noise_scale * mean).clamp(min=0) * shifts
+
+
+def multires_sizes(height: int, width: int, ratios: Sequence[float]) -> list[tuple[int, int]]:
+    """(height, width) of each noise layer: the i-th is ratios[i] ** i times smaller, and 1 pixel wide is the last."""
+    sizes: list[tuple[int, int]] = []
+    for level, ratio in enumerate(ratios):
+        sizes.append((max(1, int(height / ratio**level)), max(1, int(width / ratio**level))))
+        if min(sizes[-1]) == 1:
+            break
+    return sizes
+
+
+def multires_noise(noise: Tensor, layers: Sequence[Tensor], discount: float) -> Tensor:
+    """Pyramid noise: coarser layers (C, h, w), enlarged, added by weights discount ** i; then scaled to a spread of 1.
+
+    Source: wandb.ai/johnowhitaker "Multi-Resolution Noise for Diffusion Model Training".
+    """
+    size = noise.shape[-2:]
+    for level, layer in enumerate(layers):
+        enlarged = torch.nn.functional.interpolate(layer[None], size=size, mode="bilinear")[0]
+        noise = noise + enlarged * discount**level
+    return noise / noise.std()
 
 
 def _generator(seed: int, purpose: str, *counters: int | str) -> torch.Generator:

@@ -6,6 +6,7 @@ import re
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +16,20 @@ from PIL.PngImagePlugin import PngInfo
 
 from loratory import atomic
 from loratory.adapters.files import save_adapter
-from loratory.adapters.lora import Adapter
 from loratory.adapters.verify import compare_with_live
 from loratory.config.schema import Config
 from loratory.errors import FAILED, LoratoryError
 from loratory.models.detect import ModelInfo
-from loratory.models.load import BaseModel
 from loratory.runs.control import Control
 from loratory.runs.events import Notice, Phase, Sampled, Saved, Saving
 from loratory.runs.recorder import Recorder
 from loratory.runs.store import EventReader, RunDirectory
 from loratory.sampling.preview import Prompt, draw
+from loratory.training.engine import Engine
 from loratory.training.metadata import adapter_metadata
-from loratory.training.plan import Plan
+
+# Ending of the names of files that hold the moving average.
+AVERAGE = "-ema"
 
 # Largest difference between a weight's delta in the file and in memory, relative to its largest entry, that the
 # rounding to the file's format explains: half a unit in the last place of both factors, with room for the sum.
@@ -38,18 +40,15 @@ _TOLERANCE = {"float": 1e-5, "fp16": 4e-3, "bf16": 3e-2}
 class Outputs:
     """Writes adapter files to `output.output_dir` and pictures to the run's `samples/`."""
 
-    plan: Plan
+    engine: Engine
     run: RunDirectory
     recorder: Recorder
     control: Control
-    base: BaseModel
-    adapter: Adapter
-    device: torch.device
-    dtype: torch.dtype
     hashes: "Future[dict[str, str]]"
 
     def __post_init__(self) -> None:
-        self._output = self.plan.config.output
+        self._plan = self.engine.plan
+        self._output = self._plan.config.output
         history = EventReader(self.run.events).read()
         self._started_s = history[0].time_s if history else time.time()
         # Only files of this run are ever removed, those from before a resume included.
@@ -58,9 +57,9 @@ class Outputs:
     def file_due(self, step: int) -> str | None:
         """The name, without its ending, of the adapter file to write after `step`; None for no file."""
         output, epoch = self._output, self._epoch(step)
-        if step == self.plan.length.total_steps:
+        if step == self._plan.length.total_steps:
             return output.output_name
-        epoch_ends = step % self.plan.steps_per_epoch == 0
+        epoch_ends = self._plan.length.ends_epoch(step)
         if epoch_ends and output.save_every_n_epochs and epoch % output.save_every_n_epochs == 0:
             return f"{output.output_name}-{epoch:06d}"
         if output.save_every_n_steps and step % output.save_every_n_steps == 0:
@@ -69,12 +68,12 @@ class Outputs:
 
     def samples_due(self, step: int) -> bool:
         """Whether pictures are to be drawn after `step`."""
-        sample, epoch = self.plan.config.sample, self._epoch(step)
+        sample, epoch = self._plan.config.sample, self._epoch(step)
         if step == 0:
             return sample.sample_at_first
-        if step == self.plan.length.total_steps and sample.sample_at_end:
+        if step == self._plan.length.total_steps and sample.sample_at_end:
             return True
-        epoch_ends = step % self.plan.steps_per_epoch == 0
+        epoch_ends = self._plan.length.ends_epoch(step)
         by_epoch = epoch_ends and sample.sample_every_n_epochs and epoch % sample.sample_every_n_epochs == 0
         return bool(by_epoch or (sample.sample_every_n_steps and step % sample.sample_every_n_steps == 0))
 
@@ -82,12 +81,21 @@ class Outputs:
         return f"{self._output.output_name}-step{step:08d}"
 
     def save(self, name: str, step: int) -> None:
-        """Writes the adapter as it is after `step`, reads it back and compares; removes files that are not kept."""
+        """Writes the adapter as it is after `step`, and its moving average where there is one, each read back and
+        compared; removes files that are not kept."""
+        with self.engine.judged():
+            self._save(name, step)
+        if self.engine.average is not None:
+            with self.engine.average.applied():
+                self._save(f"{name}{AVERAGE}", step)
+        self._remove_old()
+
+    def _save(self, name: str, step: int) -> None:
         path = self._output.output_dir / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = adapter_metadata(
-            self.plan.config,
-            self.plan,
+            self._plan.config,
+            self._plan,
             step=step,
             epoch=self._epoch(step),
             started_s=self._started_s,
@@ -95,8 +103,8 @@ class Outputs:
             model_hashes=self.hashes.result(),
         )
         self.recorder.write(Saving(str(path)))
-        save_adapter(path, self.adapter.kohya_state_dict(), metadata, self._output.save_precision)
-        difference = compare_with_live(path, self.adapter)
+        save_adapter(path, self.engine.adapter.kohya_state_dict(), metadata, self._output.save_precision)
+        difference = compare_with_live(path, self.engine.adapter)
         if not difference <= _TOLERANCE[self._output.save_precision]:
             raise LoratoryError(
                 f"{path} was written, but read back it does not give the network that was trained (relative "
@@ -106,7 +114,6 @@ class Outputs:
             )
         self._saved[path] = Saved(step, self._epoch(step), str(path), path.stat().st_size, difference)
         self.recorder.write(self._saved[path])
-        self._remove_old()
 
     def draw_samples(self, step: int) -> None:
         """Draws every prompt of the config; each PNG carries what it was drawn with.
@@ -114,7 +121,11 @@ class Outputs:
         A picture that cannot be drawn is a warning: the training is worth more than its previews. A request to stop
         ends the drawing.
         """
-        prompts = self.plan.prompts
+        prompts = self._plan.prompts
+        with self.engine.judged():
+            self._draw_all(prompts, step)
+
+    def _draw_all(self, prompts: Sequence[Prompt], step: int) -> None:
         for index, prompt in enumerate(prompts):
             if self.control.waits("stop"):
                 return
@@ -123,7 +134,7 @@ class Outputs:
             try:
                 self._draw(prompt, path, step)
             except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on
-                if self.device.type == "cuda":
+                if self.engine.device.type == "cuda":
                     torch.cuda.empty_cache()
                 message = f"“{prompt.text}” could not be drawn: {type(error).__name__}: {error}"
                 self.recorder.write(Notice("warning", message))
@@ -132,26 +143,27 @@ class Outputs:
 
     def _draw(self, prompt: Prompt, path: Path, step: int) -> None:
         (image,) = draw(
-            self.base,
+            self.engine.base,
             [prompt],
-            clip_skip=self.plan.config.model.clip_skip,
-            max_token_length=self.plan.config.caption.max_token_length,
-            device=self.device,
-            dtype=self.dtype,
+            clip_skip=self._plan.config.model.clip_skip,
+            max_token_length=self._plan.config.caption.max_token_length,
+            device=self.engine.device,
+            dtype=self.engine.dtype,
         )
         path.parent.mkdir(exist_ok=True)
         with atomic.replacing(path, durable=False) as temporary:
             image.save(temporary, "PNG", pnginfo=_parameters(prompt, self._output.output_name, step))
 
     def _epoch(self, step: int) -> int:
-        return max(step - 1, 0) // self.plan.steps_per_epoch + 1
+        return self._plan.length.epoch_of(step)
 
     def _remove_old(self) -> None:
         """Keeps the last n epochs and steps of files, as save_last_n_epochs and save_last_n_steps say."""
         output = self._output
-        epochs = {p: s.epoch for p, s in self._saved.items() if p.stem == f"{output.output_name}-{s.epoch:06d}"}
+        stems = {p: (p.stem.removesuffix(AVERAGE), s) for p, s in self._saved.items()}
+        epochs = {p: s.epoch for p, (stem, s) in stems.items() if stem == f"{output.output_name}-{s.epoch:06d}"}
         every = output.save_every_n_steps or 1  # files saved on request, between these, stay
-        steps = {p: s.step for p, s in self._saved.items() if p.stem == self.step_name(s.step) and s.step % every == 0}
+        steps = {p: s.step for p, (stem, s) in stems.items() if stem == self.step_name(s.step) and s.step % every == 0}
         for numbers, last in ((epochs, output.save_last_n_epochs), (steps, output.save_last_n_steps)):
             for path, number in numbers.items():
                 if last and number <= max(numbers.values()) - last:
@@ -173,7 +185,7 @@ def refuse_overwriting(config: Config, run: RunDirectory | None) -> None:
         ) from error
     history = EventReader(run.events).read() if run else []
     own = {Path(t.event.path) for t in history if isinstance(t.event, Saving)}
-    mine = re.compile(rf"{re.escape(output.output_name)}(-\d{{6}}|-step\d{{8}})?")
+    mine = re.compile(rf"{re.escape(output.output_name)}(-\d{{6}}|-step\d{{8}})?({AVERAGE})?")
     found = [path for path in sorted(output.output_dir.glob("*.safetensors")) if mine.fullmatch(path.stem)]
     foreign = [path for path in found if path not in own]
     if foreign and not output.overwrite:
@@ -186,7 +198,7 @@ def refuse_overwriting(config: Config, run: RunDirectory | None) -> None:
 
 def remove_leftovers(config: Config) -> None:
     """Removes half-written adapter files of this output name, which a killed process left."""
-    for numbered in ("", "-[0-9][0-9][0-9][0-9][0-9][0-9]", "-step[0-9]*"):
+    for numbered in ("", AVERAGE, "-[0-9][0-9][0-9][0-9][0-9][0-9]*", "-step[0-9]*"):
         name = f"{glob.escape(config.output.output_name)}{numbered}.safetensors"
         atomic.remove_leftovers(config.output.output_dir, name)
 

@@ -42,7 +42,10 @@ class Numbers:
 
 @dataclass(frozen=True)
 class PendingStep:
-    """A step whose numbers (loss, gradient norm, then the loss of each sample) have not been read yet."""
+    """A step whose numbers (loss, gradient norm, then the loss of each sample) have not been read yet.
+
+    step_sizes: the d of each part of lr, where an optimizer finds it on the device; effective_lr is empty then.
+    """
 
     numbers: Numbers
     step: int
@@ -51,6 +54,7 @@ class PendingStep:
     timesteps: list[int]
     lr: dict[str, float]
     effective_lr: dict[str, float]
+    step_sizes: Numbers | None
     step_s: float
     data_s: float
     keys_scaled: int | None
@@ -82,13 +86,17 @@ class StepLog:
         if pending is None:
             return
         loss, grad_norm, *sample_losses = pending.numbers.read()
+        effective = pending.effective_lr
+        if pending.step_sizes is not None:
+            sizes = pending.step_sizes.read()
+            effective = {name: lr * d for (name, lr), d in zip(pending.lr.items(), sizes, strict=True)}
         self.recorder.write(
             Step(
                 step=pending.step,
                 epoch=pending.epoch,
                 loss=loss,
                 lr=pending.lr,
-                effective_lr=pending.effective_lr,
+                effective_lr=effective,
                 grad_norm=grad_norm,
                 step_s=pending.step_s,
                 data_s=pending.data_s,

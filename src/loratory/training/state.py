@@ -7,7 +7,7 @@ tensors, the optimizers and the gradient scaler: nothing else has a memory.
 import io
 import pickle
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ _DAMAGE = (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.Unpic
 class TrainingState:
     """Everything a run needs to go on after `step` finished optimizer steps.
 
-    identity: name -> digest of what the order and meaning of the steps depend on (see `training.plan.identity_of`); a
-    resumed run compares it with its own.
+    average: the moving average of the adapter, where the run keeps one. identity: name -> digest of what the order and
+    meaning of the steps depend on (see `training.plan.identity_of`); a resumed run compares it with its own.
     """
 
     step: int
@@ -34,6 +34,7 @@ class TrainingState:
     optimizers: list[dict[str, Any]]
     scaler: dict[str, Any]
     identity: dict[str, str]
+    average: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 def save_state(directory: Path, state: TrainingState, keep: int) -> Path:

@@ -21,6 +21,16 @@ class Losses:
     unweighted: Tensor
 
 
+def predict(unet: torch.nn.Module, batch: Batch, text: TextConditioning, schedule: Schedule) -> Tensor:
+    """The network's prediction for the noised latents of a batch."""
+    added = batch.noise if batch.added_noise is None else batch.added_noise
+    noisy = add_noise(batch.latents, added, batch.timesteps, schedule)
+    conditions: dict[str, Any] = {}
+    if text.pooled is not None:
+        conditions["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": batch.time_ids}
+    return unet(noisy, batch.timesteps, encoder_hidden_states=text.hidden, **conditions).sample
+
+
 def forward_losses(
     unet: torch.nn.Module,
     batch: Batch,
@@ -29,14 +39,18 @@ def forward_losses(
     settings: LossSettings,
     *,
     v_prediction: bool,
+    preserved: Tensor | None = None,
 ) -> Losses:
-    """Noises the latents, predicts, compares. Everything on one device; call it under autocast for mixed precision."""
-    noisy = add_noise(batch.latents, batch.noise, batch.timesteps, schedule)
-    conditions: dict[str, Any] = {}
-    if text.pooled is not None:
-        conditions["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": batch.time_ids}
-    prediction = unet(noisy, batch.timesteps, encoder_hidden_states=text.hidden, **conditions).sample
+    """Noises the latents, predicts, compares. Everything on one device; call it under autocast for mixed precision.
+
+    preserved: what the base model predicts for `batch.preserved_part()`, the target there.
+    """
+    prediction = predict(unet, batch, text, schedule)
     target = target_of(batch.latents, batch.noise, batch.timesteps, schedule, v_prediction=v_prediction)
-    unweighted = per_sample_loss(prediction, target)
+    if preserved is not None:
+        target = target.clone()
+        target[list(batch.preserved)] = preserved.to(target.dtype)
+    unweighted = per_sample_loss(prediction, target, batch.timesteps, schedule, settings, batch.masks)
     timestep_weights = loss_weights(batch.timesteps, schedule, settings, v_prediction=v_prediction)
-    return Losses((unweighted * batch.weights * timestep_weights).mean(), unweighted)
+    weighted = unweighted * batch.weights * timestep_weights
+    return Losses(weighted.sum() / (batch.total or len(weighted)), unweighted)

@@ -64,6 +64,15 @@ class Config(SettingsTable):
         """Whether the text encoder gets an adapter."""
         return not self.network.network_train_unet_only and self.optimizer.effective_text_encoder_lr > 0
 
+    def text_encoder_rates(self, encoders: int) -> tuple[float, ...]:
+        """The learning rate of each of `encoders` text encoders; 0 for one that is not trained."""
+        rate = self.optimizer.text_encoder_lr
+        if not self.trains_text_encoder:
+            return (0.0,) * encoders
+        if isinstance(rate, tuple) and len(rate) > 1:
+            return rate[:encoders]
+        return (self.optimizer.effective_text_encoder_lr,) * encoders
+
     @property
     def caches_text(self) -> bool:
         """Whether captions are encoded once and kept."""

@@ -1,0 +1,1 @@
+"""Settings of sd-scripts and of the kohya_ss GUI, read and written."""

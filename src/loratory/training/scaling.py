@@ -1,0 +1,67 @@
+"""Adapters in half precision (full_fp16, full_bf16), and loss scaling that goes with them.
+
+What that costs in float16: gradients are rounded to steps of 6e-8 after they are scaled back, and so is whatever an
+optimizer keeps in the format of its parameters.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+from torch.nn import Parameter
+
+from loratory.adapters.lora import Adapter
+
+
+class HalfGradScaler(GradScaler):
+    """A GradScaler for float16 parameters, whose gradients torch's own refuses to scale back.
+
+    It refuses because the result may be too small for the format. That is what full_fp16 asks for.
+    """
+
+    def _unscale_grads_(
+        self, optimizer: torch.optim.Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
+    ) -> dict[torch.device, Tensor]:
+        return super()._unscale_grads_(optimizer, inv_scale, found_inf, allow_fp16=True)
+
+
+def make_scaler(device_type: str, *, enabled: bool, half_parameters: bool) -> GradScaler:
+    """The scaler of a run: `enabled` for a float16 computation, else it passes everything through."""
+    return (HalfGradScaler if half_parameters else GradScaler)(device_type, enabled=enabled)
+
+
+def cast_adapter(adapter: Adapter, dtype: torch.dtype) -> None:
+    """Puts the trained tensors of an adapter in `dtype`, in place: the Parameters stay the same objects.
+
+    Before optimizers are made, which take the format of their state from the parameters. Alpha, strength and the norms
+    of DoRA are computed as before.
+    """
+    for layer in adapter.layers:
+        for parameter in layer.tensors().values():
+            parameter.data = parameter.data.to(dtype)
+
+
+_TRIAL_GRADIENTS = (0.0, 1e-5, 1e-4, 1e-2)
+_TRIAL_STEPS = 10
+_TRIAL_TOLERANCE = 0.1
+
+
+def follows_float32(make_optimizer: Callable[[list[Parameter]], torch.optim.Optimizer], dtype: torch.dtype) -> bool:
+    """Whether an optimizer takes the steps it should when its parameters are in `dtype`.
+
+    Ten steps from zero with steady gradients (0, as the down tensors of a new LoRA have, to 1e-2) are compared with
+    those in float32; more than a tenth of difference is failure. torch's AdamW fails in float16: its eps of 1e-8 is 0
+    there, so a gradient of 0 gives NaN, and the squares of small gradients vanish from its state. make_optimizer:
+    called with one parameter on the CPU.
+    """
+    moved: list[Tensor] = []
+    for form in (torch.float32, dtype):
+        parameter = Parameter(torch.zeros(len(_TRIAL_GRADIENTS), dtype=form))
+        optimizer = make_optimizer([parameter])
+        for _ in range(_TRIAL_STEPS):
+            parameter.grad = torch.tensor(_TRIAL_GRADIENTS, dtype=form)
+            optimizer.step()
+        moved.append(parameter.detach().float())
+    expected, found = moved
+    return bool(((found - expected).abs() <= _TRIAL_TOLERANCE * expected.abs()).all())
