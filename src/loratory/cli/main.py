@@ -25,6 +25,7 @@ VERBS = {
     "watch": "Follow a run from any terminal.",
     "presets": "Starting points for a config.",
     "lora": "Look into adapter files and check them.",
+    "kohya": "Take over configs of sd-scripts and the kohya_ss GUI, or write them.",
 }
 
 

@@ -16,7 +16,8 @@ from loratory.config.schema import Config
 from loratory.errors import FAILED
 from loratory.runs.control import Control
 from loratory.runs.events import Finished
-from loratory.runs.host import host, open_for_resume
+from loratory.runs.host import host, host_follower, open_for_resume
+from loratory.runs.launch import process_count, process_rank
 from loratory.runs.store import RunDirectory, new_record
 
 if TYPE_CHECKING:
@@ -33,11 +34,17 @@ def train(config: Path | None, overrides: tuple[str, ...], resume: str | None, d
     """Train the adapter that CONFIG (a TOML file) describes.
 
     Ctrl-C once saves the state and stops; twice stops at once. `--resume RUN` goes on as if nothing had happened.
+    For several graphics cards: `torchrun --nproc-per-node N -m loratory train …`.
     """
     if (config is None) == (resume is None):
         raise click.UsageError("Give a CONFIG, or --resume RUN.")
     if detach and as_json:
         raise click.UsageError("--detach returns at once; `loratory watch RUN --json` prints the events of its run.")
+    if detach and process_count() > 1:
+        raise click.UsageError("--detach starts one process; let the launcher run in tmux or with nohup instead.")
+    if process_rank() > 0:
+        host_follower(load_config(find_run(resume).config if resume else config or "", overrides))
+        return 0
     plan = None
     if resume is not None:
         if overrides:
@@ -61,7 +68,7 @@ def _planned(settings: Config) -> "Plan":
         from loratory.training.plan import make_plan
 
         refuse_overwriting(settings, None)
-        return make_plan(settings)
+        return make_plan(settings, process_count())
 
 
 def train_here(settings: Config, run: RunDirectory, *, as_json: bool, plan: "Plan | None" = None) -> Finished:

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from loratory import __version__
 from loratory.config.describe import show
 from loratory.config.fields import FIELDS, TABLES, holds_only_text, holds_path, places_of
+from loratory.config.kohya.dataset_toml import read_dataset_config
 from loratory.config.presets import inherited_documents
 from loratory.config.problems import Setting, complaint, refused, unknown_key, unknown_table
 from loratory.config.schema import EMBEDDED_MODEL, LENGTHS, Config, SubsetSettings
@@ -61,6 +62,7 @@ def resolve(document: Mapping[str, Any], path: Path, overrides: Sequence[str] = 
         given["preset"] = preset
     _put(given, list(_settings(document, str(path), complaints)))
     _put(given, assigned)
+    _expand_dataset_config(given, folder, complaints)
 
     try:
         config = Config.model_validate(_tree(given, folder))
@@ -181,6 +183,27 @@ def _put(given: dict[str, Setting], layer: Sequence[Setting]) -> None:
         for key in _LENGTHS:
             given.pop(key, None)
     given.update((setting.key, setting) for setting in layer)
+
+
+def _expand_dataset_config(given: dict[str, Setting], folder: Path, complaints: list[str]) -> None:
+    """Puts the contents of an sd-scripts dataset TOML in the place of its name.
+
+    As in sd-scripts they win over the configuration; `--set` wins over both. Beside `dataset.subsets` the name stays,
+    which the schema refuses.
+    """
+    named = given.get("dataset.dataset_config")
+    if named is None or "dataset.subsets" in given or not isinstance(named.value, str) or not named.value.strip():
+        return
+    path = (Path.cwd() if named.origin == COMMAND_LINE else folder) / expanded(named.value)
+    try:
+        read = read_dataset_config(path)
+    except LoratoryError as error:
+        complaints.append(complaint(named, error.message))
+        return
+    del given["dataset.dataset_config"]
+    for key, value in (read.settings | {"dataset.subsets": read.subsets}).items():
+        if key not in given or given[key].origin != COMMAND_LINE:
+            given[key] = Setting(key, value, str(path))
 
 
 def _tree(given: Mapping[str, Setting], folder: Path) -> dict[str, Any]:

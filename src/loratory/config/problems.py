@@ -88,7 +88,9 @@ def _subset_complaint(detail: ErrorDetails, given: Setting) -> str:
     if detail["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, SubsetSettings.model_fields, n=1)
         elsewhere = " or ".join(places_of(key))
-        meant = f"it is set for all folders, in {elsewhere}" if elsewhere else f"did you mean {near[0]}?" if near else ""
+        meant = (
+            f"it is set for all folders, in {elsewhere}" if elsewhere else f"did you mean {near[0]}?" if near else ""
+        )
         return complaint(setting, "no such setting of a subset" + (f" ({meant})" if meant else ""))
     return complaint(setting, _reason_of(SubsetSettings.model_fields[key], detail["input"], [detail]))
 

@@ -29,7 +29,6 @@ _UNBUILT: dict[str, str] = {
     "model.base_weights": "merge the files into the base model first, and name the result as the base model",
     "dataset.max_data_loader_n_workers": _IN_THE_LOOP,
     "dataset.persistent_data_loader_workers": _IN_THE_LOOP,
-    "caption.weighted_captions": "leave it out; the weights are then read as text",
     "network.network_weights": "start a new adapter; an interrupted run is continued with --resume",
     "network.use_tucker": "leave it out; convolutions get a plain adapter of rank conv_dim",
     "network.use_scalar": "leave it out; the adapter starts at zero without it",

@@ -44,7 +44,8 @@ class ModelInfo:
     """A base model that was found and understood.
 
     source: the setting as written. path: the file, or the folder in diffusers layout. reasons: one sentence
-    for each thing that was detected, assumed or set by the configuration.
+    for each thing that was detected, assumed or set by the configuration. declared_prediction_type: what the files
+    themselves say; None where they say nothing.
     """
 
     source: str
@@ -54,6 +55,7 @@ class ModelInfo:
     prediction_type: PredictionType
     zero_terminal_snr: bool
     reasons: tuple[str, ...]
+    declared_prediction_type: PredictionType | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def detect_model(settings: "ModelSettings", noise: "NoiseSettings") -> ModelInfo
     prediction, prediction_reason = _prediction_type(evidence, settings.v_parameterization)
     zero_snr, schedule_reason = _zero_terminal_snr(evidence, noise.zero_terminal_snr)
     reasons = (evidence.family_reason, prediction_reason, schedule_reason)
-    return ModelInfo(source, path, layout, evidence.family, prediction, zero_snr, reasons)
+    return ModelInfo(source, path, layout, evidence.family, prediction, zero_snr, reasons, evidence.prediction_type)
 
 
 def _resolve(source: str) -> Path:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from loratory.errors import LoratoryError
 from loratory.models.load import BaseModel
-from loratory.models.tokens import END_TOKEN, caption_ids, count_tokens, overflow
+from loratory.models.tokens import END_TOKEN, caption_ids, count_tokens, overflow, weighted_caption_ids
 
 __all__ = [
     "TextConditioning",
@@ -22,6 +22,7 @@ __all__ = [
     "overflow",
     "sdxl_time_ids",
     "tokenize",
+    "tokenize_weighted",
 ]
 
 
@@ -44,28 +45,59 @@ def tokenize(base: BaseModel, captions: Sequence[str], max_token_length: int) ->
     ]
 
 
+def tokenize_weighted(
+    base: BaseModel, captions: Sequence[str], max_token_length: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """As `tokenize`, with brackets read as emphasis (`loratory.models.emphasis`): the ids, and the weight of each
+    token, float32 of the same shape."""
+    ids: list[Tensor] = []
+    weights: list[Tensor] = []
+    for tokenizer in base.tokenizers:
+        pairs = [weighted_caption_ids(tokenizer, caption, max_token_length) for caption in captions]
+        ids.append(torch.tensor([caption_chunks for caption_chunks, _ in pairs]))
+        weights.append(torch.tensor([caption_weights for _, caption_weights in pairs]))
+    return ids, weights
+
+
 def encode_text(
-    base: BaseModel, captions: Sequence[str], *, clip_skip: int | None, max_token_length: int
+    base: BaseModel,
+    captions: Sequence[str],
+    *,
+    clip_skip: int | None,
+    max_token_length: int,
+    weighted_captions: bool = False,
 ) -> TextConditioning:
-    """Text conditioning of captions, on the text encoders' device; see `encode_ids`."""
+    """Text conditioning of captions, on the text encoders' device; see `encode_ids`.
+
+    weighted_captions: brackets are read as emphasis (`loratory.models.emphasis`).
+    """
+    if weighted_captions:
+        ids, weights = tokenize_weighted(base, captions, max_token_length)
+        return encode_ids(base, ids, clip_skip=clip_skip, weights=weights)
     return encode_ids(base, tokenize(base, captions, max_token_length), clip_skip=clip_skip)
 
 
-def encode_ids(base: BaseModel, ids: Sequence[Tensor], *, clip_skip: int | None) -> TextConditioning:
+def encode_ids(
+    base: BaseModel, ids: Sequence[Tensor], *, clip_skip: int | None, weights: Sequence[Tensor] = ()
+) -> TextConditioning:
     """Text conditioning of token ids (B, K, 77), one tensor for each text encoder; differentiable.
 
     SD 1.x and 2.x: the last layer, or with clip_skip n (from 1) the n-th from the end, through the final
     layer norm; 1 equals None. SDXL ignores clip_skip: the layer before the last of both encoders, without
     the norm, joined along C; pooled is the projection of the last layer at the first end token of the first
     chunk. More than one chunk: the begin token of the first, 75 of each, the end token of the last.
+    weights: of each token, shaped as ids; hidden is multiplied by them, as in sd-scripts without bringing it back to
+    its mean afterwards, and pooled is left as it is. None given: every token weighs 1.
     Raises LoratoryError when the text encoder has fewer layers than clip_skip.
     """
     if base.info.family == "sdxl":
         first, _ = _run(base.text_encoders[0], ids[0], clip_skip=None, penultimate=True)
         second, pooled = _run(base.text_encoders[1], ids[1], clip_skip=None, penultimate=True)
+        if weights:
+            first, second = _weighted(first, weights[0]), _weighted(second, weights[1])
         return TextConditioning(torch.cat([first, second], dim=-1), pooled)
     hidden, _ = _run(base.text_encoders[0], ids[0], clip_skip=clip_skip, penultimate=False)
-    return TextConditioning(hidden, None)
+    return TextConditioning(_weighted(hidden, weights[0]) if weights else hidden, None)
 
 
 def _run(encoder: Any, ids: Tensor, *, clip_skip: int | None, penultimate: bool) -> tuple[Tensor, Tensor | None]:
@@ -91,6 +123,11 @@ def _run(encoder: Any, ids: Tensor, *, clip_skip: int | None, penultimate: bool)
         end = (ids[:, 0].to(device) == END_TOKEN).int().argmax(dim=-1)
         pooled = encoder.text_projection(first_chunk[torch.arange(captions, device=device), end])
     return _join_chunks(hidden.reshape(captions, chunks, length, -1)), pooled
+
+
+def _weighted(hidden: Tensor, weights: Tensor) -> Tensor:
+    """hidden (B, T, C) times weights (B, K, 77), in the dtype of hidden."""
+    return hidden * _join_chunks(weights[..., None]).to(hidden)
 
 
 def _join_chunks(hidden: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from loratory.config.schema import Config
 from loratory.errors import FAILED, LoratoryError
 from loratory.runs.control import Control
 from loratory.runs.events import Finished, Phase
+from loratory.runs.launch import process_count
 from loratory.runs.recorder import Recorder
 from loratory.runs.store import RunDirectory, RunRecord, liveness
 
@@ -74,7 +75,7 @@ def host(
             from loratory.training.plan import make_plan
 
             recorder.write(Phase("reading the dataset", 0, 1))
-            finished = train(plan or make_plan(config), run, control, recorder)
+            finished = train(plan or make_plan(config, process_count()), run, control, recorder)
         except KeyboardInterrupt:
             finished = Finished("stopped", recorder.step, "Stopped at once; the last saved state is kept.")
         except Exception as error:
@@ -90,6 +91,27 @@ def host(
             raise problem from error
         recorder.write(finished)
     return finished
+
+
+def host_follower(config: Config) -> None:
+    """Trains beside the first process of several (see `training.distributed`); returns when that one ends the run.
+
+    Signals are the first process's business: it saves, and tells the others to stop.
+    """
+    names = ["SIGINT", "SIGTERM", "SIGHUP"]
+    for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+        signal.signal(number, signal.SIG_IGN)
+    from loratory.training.loop import follow
+    from loratory.training.plan import make_plan
+
+    try:
+        follow(make_plan(config, process_count()))
+    except RuntimeError as error:
+        if "onnection" not in str(error):
+            raise
+        raise LoratoryError(
+            "The first process of the run has gone.", hint="Its messages say why.", exit_code=FAILED
+        ) from error
 
 
 def _explained(error: Exception, config: Config, run: RunDirectory) -> LoratoryError | None:

@@ -95,6 +95,7 @@ def draw(
     *,
     clip_skip: int | None,
     max_token_length: int,
+    weighted_captions: bool = False,
     device: torch.device,
     dtype: torch.dtype,
 ) -> list[Image.Image]:
@@ -102,6 +103,7 @@ def draw(
 
     A zero-terminal-SNR model is sampled with the rescaled schedule, trailing timesteps and guidance rescale 0.7, as
     Lin et al. 2023 (arXiv 2305.08891) prescribe. The modules keep their device, dtype and mode.
+    weighted_captions: brackets in prompts, negative ones too, are read as in captions (`loratory.models.emphasis`).
     """
     pictures: dict[int, Image.Image] = {}
     groups: dict[tuple[int, int, int, float], list[int]] = {}
@@ -115,7 +117,13 @@ def draw(
                 chunk = indices[start : start + 4]
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                     positive, negative = (
-                        encode_text(base, texts, clip_skip=clip_skip, max_token_length=max_token_length)
+                        encode_text(
+                            base,
+                            texts,
+                            clip_skip=clip_skip,
+                            max_token_length=max_token_length,
+                            weighted_captions=weighted_captions,
+                        )
                         for texts in ([prompts[i].text for i in chunk], [prompts[i].negative for i in chunk])
                     )
                     latents = pipeline(

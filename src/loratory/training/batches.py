@@ -16,7 +16,7 @@ from loratory.dataset.visits import Visit
 from loratory.imaging.augment import draw_colour_change
 from loratory.imaging.pixels import training_mask
 from loratory.models.load import BaseModel
-from loratory.models.text import TextConditioning, sdxl_time_ids, tokenize
+from loratory.models.text import TextConditioning, sdxl_time_ids, tokenize, tokenize_weighted
 from loratory.randomness import stream
 from loratory.training.cache import LatentCache, Picture, TextCache
 from loratory.training.noise import draw_latents, draw_noise, draw_visit_noise
@@ -31,7 +31,8 @@ class Batch:
     latents, noise: float32 (B, 4, h, w), latents scaled; noise is what is predicted. timesteps: int64 (B,). weights:
     float32 (B,), the factor on each sample's loss that does not depend on its timestep. images: paths for the events;
     the first samples are theirs, twins come behind. time_ids: (B, 6) for SDXL. text: what the captions say, where it is
-    known already; otherwise ids, the tokens for each text encoder (B, K, 77).
+    known already; otherwise ids, the tokens for each text encoder (B, K, 77), and with weighted_captions
+    token_weights, float32 of the same shapes.
     added_noise: what the latents get instead of noise, where that differs. masks: (B, 1, h, w), 0 to 1; None counts
     everything. preserved: the samples whose target is the base model's own prediction. total: samples of the batch in
     all processes together; None for those here.
@@ -45,6 +46,7 @@ class Batch:
     time_ids: Tensor | None
     text: TextConditioning | None
     ids: list[Tensor]
+    token_weights: list[Tensor] = field(default_factory=list[Tensor])
     added_noise: Tensor | None = None
     masks: Tensor | None = None
     preserved: tuple[int, ...] = ()
@@ -65,6 +67,7 @@ class Batch:
             time_ids=optional(self.time_ids),
             text=self.text and TextConditioning(change(self.text.hidden), optional(self.text.pooled)),
             ids=[change(tensor) for tensor in self.ids],
+            token_weights=[change(tensor) for tensor in self.token_weights],
             added_noise=optional(self.added_noise),
             masks=optional(self.masks),
         )
@@ -171,6 +174,7 @@ class BatchMaker:
         perturbed = any(sample.added_noise is not sample.noise for sample in samples)
         masked = any(sample.mask is not None for sample in samples)
         whole = torch.ones(1, *latents.shape[2:])
+        ids, token_weights = ([], []) if self.texts else self._tokens(captions)
         return Batch(
             latents=latents,
             noise=torch.stack([sample.noise for sample in samples]),
@@ -179,12 +183,19 @@ class BatchMaker:
             images=names,
             time_ids=torch.stack([s.time_ids for s in samples]) if self.plan.info.family == "sdxl" else None,
             text=self.texts.get_all(captions) if self.texts else None,
-            ids=[] if self.texts else tokenize(self.base, captions, self.plan.config.caption.max_token_length),
+            ids=ids,
+            token_weights=token_weights,
             added_noise=torch.stack([sample.added_noise for sample in samples]) if perturbed else None,
             masks=torch.stack([whole if s.mask is None else s.mask[None] for s in samples]) if masked else None,
             preserved=tuple(row for row, sample in enumerate(samples) if sample.preserved),
             total=total,
         )
+
+    def _tokens(self, captions: list[str]) -> tuple[list[Tensor], list[Tensor]]:
+        settings = self.plan.config.caption
+        if settings.weighted_captions:
+            return tokenize_weighted(self.base, captions, settings.max_token_length)
+        return tokenize(self.base, captions, settings.max_token_length), []
 
     def _sample(self, visit: Visit, epoch: int, step: int) -> _Sample:
         config = self.plan.config

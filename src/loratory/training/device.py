@@ -4,13 +4,21 @@ import torch
 
 from loratory.config.schema import TrainingSettings
 from loratory.errors import LoratoryError
+from loratory.runs.launch import local_rank, process_count
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device() -> torch.device:
-    """The first CUDA (or ROCm) device, Apple's GPU, or the CPU."""
+    """A CUDA (or ROCm) device, of several processes on a machine each its own; Apple's GPU; or the CPU."""
     if torch.cuda.is_available():
+        if process_count() > 1:
+            if local_rank() >= torch.cuda.device_count():
+                raise LoratoryError(
+                    f"{local_rank() + 1} processes were started for {torch.cuda.device_count()} graphics cards.",
+                    hint="Give torchrun --nproc-per-node the number of cards.",
+                )
+            torch.cuda.set_device(local_rank())
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
 

@@ -5,7 +5,6 @@ order of the data depends on the size of the whole batch alone, and N processes 
 with N x n. The first one writes everything; the others write nothing.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,26 +16,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from loratory.errors import LoratoryError
+from loratory.runs.launch import process_count
 
 T = TypeVar("T")
 
 # The others wait at their next exchange while the first process saves and draws.
 _PATIENCE = timedelta(hours=6)
-
-
-def process_count() -> int:
-    """How many processes the launcher started; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def process_rank() -> int:
-    """The number of this process among them, from 0."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def local_rank() -> int:
-    """The number of this process on its machine: the graphics card it uses."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 @dataclass

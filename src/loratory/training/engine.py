@@ -66,7 +66,8 @@ class Engine:
             return predict(self.base.unet, batch, self._text(batch), self.schedule)
 
     def _text(self, batch: Batch) -> TextConditioning:
-        return batch.text or encode_ids(self.base, batch.ids, clip_skip=self.plan.config.model.clip_skip)
+        clip_skip = self.plan.config.model.clip_skip
+        return batch.text or encode_ids(self.base, batch.ids, clip_skip=clip_skip, weights=batch.token_weights)
 
     @contextmanager
     def judged(self) -> Generator[None]:
@@ -218,6 +219,7 @@ def _text_cache(plan: Plan, base: BaseModel, device: torch.device, dtype: torch.
             [value for name, value in base.identity.items() if name != "vae"],
             config.model.clip_skip,
             config.caption.max_token_length,
+            config.caption.weighted_captions,
             dtype,
             (training.fp8_base, training.int8_base),
         )
@@ -245,5 +247,9 @@ def _captions(plan: Plan) -> Sequence[str]:
 
 def _encode(base: BaseModel, config: Config, captions: list[str]) -> TextConditioning:
     return encode_text(
-        base, captions, clip_skip=config.model.clip_skip, max_token_length=config.caption.max_token_length
+        base,
+        captions,
+        clip_skip=config.model.clip_skip,
+        max_token_length=config.caption.max_token_length,
+        weighted_captions=config.caption.weighted_captions,
     )

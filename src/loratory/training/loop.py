@@ -43,7 +43,8 @@ def train(plan: Plan, run: RunDirectory, control: Control, recorder: Recorder) -
     config, length = plan.config, plan.length
     refuse_overwriting(config, run)
     doubts = [finding.message for finding in plan.dataset.findings if finding.severity == "warning"]
-    for sentence in (*plan.warnings, *doubts):
+    advice = [each.message for each in plan.advice if each.severity == "warning"]
+    for sentence in (*plan.warnings, *advice, *doubts):
         recorder.write(Notice("warning", sentence))
     device = pick_device()
     ranks = Ranks.join(device)

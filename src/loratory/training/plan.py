@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import nn
 
 from loratory.adapters.keys import Component
 from loratory.adapters.targets import Target, find_targets
+from loratory.config.lint import Advice, lint
 from loratory.config.schema import Config
 from loratory.config.unbuilt import refuse_unbuilt
 from loratory.dataset.buckets import Placement, place_image
@@ -23,12 +25,12 @@ from loratory.models.detect import ModelInfo, detect_model
 from loratory.models.load import meta_unet_and_text_encoders
 from loratory.paths import cache_dir
 from loratory.sampling.preview import Prompt, prompts_of
+from loratory.training.facts import facts_of
 from loratory.training.frozen import refuse_unsuited_storage
 from loratory.training.optimizers import refuse_wrong_arguments, state_tensors
 from loratory.training.plan_checks import (
     disk_warnings,
     refuse_clip_skip,
-    refuse_half_precision_steps,
     refuse_small_buckets,
     refuse_text_encoder_rates,
     truncated_captions,
@@ -54,7 +56,8 @@ class Plan:
     """Everything that is known of a run before its first step.
 
     images: those that are trained, regularization sets included; placements: one per image; held_back: those that
-    measure the validation loss. processes: how many train together.
+    measure the validation loss. processes: how many train together. warnings: what will not work as meant. advice: what
+    the rules say about the settings.
     """
 
     config: Config
@@ -74,6 +77,7 @@ class Plan:
     save_bytes: int
     state_bytes: int
     warnings: tuple[str, ...]
+    advice: tuple[Advice, ...] = ()
 
     @property
     def images_per_epoch(self) -> int:
@@ -157,8 +161,9 @@ def make_plan(config: Config, processes: int = 1) -> Plan:
     refuse_errors(dataset)
     info = detect_model(config.model, config.noise)
     prompts = tuple(prompts_of(config))  # one that cannot be drawn is refused now, not after the last step
-    refuse_wrong_arguments(config.optimizer)
     training = config.training
+    dtype = torch.float16 if training.full_fp16 else torch.bfloat16 if training.full_bf16 else torch.float32
+    refuse_wrong_arguments(config.optimizer, dtype)
     seed = training.seed if config.dataset.validation_seed is None else config.dataset.validation_seed
     train, held_back = split_validation(dataset.folders, seed)
     placements = tuple(place_image(image.size, config.dataset) for image in train)
@@ -185,7 +190,6 @@ def make_plan(config: Config, processes: int = 1) -> Plan:
     unet, text_encoders = meta_unet_and_text_encoders(info)
     refuse_text_encoder_rates(config, len(text_encoders))
     refuse_unsuited_storage(config, unet)
-    refuse_half_precision_steps(config)
     rates = config.text_encoder_rates(len(text_encoders))
     targets = find_targets(
         unet,
@@ -199,7 +203,7 @@ def make_plan(config: Config, processes: int = 1) -> Plan:
     parts = tuple(_parts(config, rates, targets, models))
     refuse_clip_skip(config, info, text_encoders)
     parameters = sum(part.parameters for part in parts)
-    per_parameter = 4 * (1 + state_tensors(config.optimizer) + (1 if training.ema_decay else 0))
+    per_parameter = dtype.itemsize + 4 * (state_tensors(config.optimizer, dtype) + bool(training.ema_decay))
     plan = Plan(
         config=config,
         info=info,
@@ -219,7 +223,11 @@ def make_plan(config: Config, processes: int = 1) -> Plan:
         state_bytes=int(parameters * per_parameter),
         warnings=tuple(truncated_captions(config, info, train)),
     )
-    return dataclasses.replace(plan, warnings=(*plan.warnings, *disk_warnings(plan.disk_needs)))
+    return dataclasses.replace(
+        plan,
+        warnings=(*plan.warnings, *disk_warnings(plan.disk_needs)),
+        advice=tuple(lint(config, facts_of(plan))),
+    )
 
 
 def identity_of(plan: Plan, model_identity: Mapping[str, str]) -> dict[str, str]:

@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from loratory.config.schema import Config
@@ -15,8 +14,6 @@ from loratory.errors import LoratoryError
 from loratory.models.components import load_tokenizers
 from loratory.models.detect import ModelInfo
 from loratory.models.tokens import overflow
-from loratory.training.optimizers import Optimizers, TrainedPart
-from loratory.training.scaling import follows_float32
 
 
 def refuse_small_buckets(images: Sequence[TrainImage], placements: Sequence[Placement]) -> None:
@@ -74,27 +71,6 @@ def refuse_text_encoder_rates(config: Config, encoders: int) -> None:
     if isinstance(rates, tuple) and len(rates) not in (1, encoders):
         which = "one text encoder" if encoders == 1 else f"{encoders} text encoders"
         raise LoratoryError(f"optimizer.text_encoder_lr has {len(rates)} rates; this base model has {which}.")
-
-
-def refuse_half_precision_steps(config: Config) -> None:
-    """Raises LoratoryError for full_fp16 or full_bf16 with an optimizer whose arithmetic that format cannot hold."""
-    training = config.training
-    if not (training.full_fp16 or training.full_bf16):
-        return
-    key, dtype = ("full_fp16", torch.float16) if training.full_fp16 else ("full_bf16", torch.bfloat16)
-
-    def make(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        return Optimizers(
-            [TrainedPart("trial", parameters, config.optimizer.learning_rate or 1e-4)], config.optimizer
-        ).all[0]
-
-    if not follows_float32(make, dtype):
-        raise LoratoryError(
-            f"training.{key}: {config.optimizer.optimizer_type} cannot step in that format: small gradients vanish "
-            "from its state, and the first step can be NaN.",
-            hint=f'Leave {key} out (mixed_precision = "fp16" alone keeps the adapter in float32), use full_bf16, or an '
-            "optimizer such as Lion or AdamW8bit.",
-        )
 
 
 def disk_warnings(disk_needs: Mapping[Path, int]) -> list[str]:

@@ -4,12 +4,9 @@ What that costs in float16: gradients are rounded to steps of 6e-8 after they ar
 optimizer keeps in the format of its parameters.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
-from torch.nn import Parameter
 
 from loratory.adapters.lora import Adapter
 
@@ -40,28 +37,3 @@ def cast_adapter(adapter: Adapter, dtype: torch.dtype) -> None:
     for layer in adapter.layers:
         for parameter in layer.tensors().values():
             parameter.data = parameter.data.to(dtype)
-
-
-_TRIAL_GRADIENTS = (0.0, 1e-5, 1e-4, 1e-2)
-_TRIAL_STEPS = 10
-_TRIAL_TOLERANCE = 0.1
-
-
-def follows_float32(make_optimizer: Callable[[list[Parameter]], torch.optim.Optimizer], dtype: torch.dtype) -> bool:
-    """Whether an optimizer takes the steps it should when its parameters are in `dtype`.
-
-    Ten steps from zero with steady gradients (0, as the down tensors of a new LoRA have, to 1e-2) are compared with
-    those in float32; more than a tenth of difference is failure. torch's AdamW fails in float16: its eps of 1e-8 is 0
-    there, so a gradient of 0 gives NaN, and the squares of small gradients vanish from its state. make_optimizer:
-    called with one parameter on the CPU.
-    """
-    moved: list[Tensor] = []
-    for form in (torch.float32, dtype):
-        parameter = Parameter(torch.zeros(len(_TRIAL_GRADIENTS), dtype=form))
-        optimizer = make_optimizer([parameter])
-        for _ in range(_TRIAL_STEPS):
-            parameter.grad = torch.tensor(_TRIAL_GRADIENTS, dtype=form)
-            optimizer.step()
-        moved.append(parameter.detach().float())
-    expected, found = moved
-    return bool(((found - expected).abs() <= _TRIAL_TOLERANCE * expected.abs()).all())

@@ -11,7 +11,7 @@ from loratory.config.kohya.rates import translate_rates
 from loratory.config.kohya.report import Given
 from loratory.config.kohya.settings import IGNORED, REFUSED, SD_DEFAULTS, SETTING_OF
 from loratory.config.kohya.translation import Translation
-from loratory.config.kohya.values import flag, is_empty, whole, writable
+from loratory.config.kohya.values import is_empty, whole, writable
 from loratory.config.schema import Scheduler, parse_arguments
 from loratory.config.toml_files import expanded
 from loratory.errors import LoratoryError
@@ -29,7 +29,7 @@ def translate(
 ) -> None:
     """Turns arguments and the items of `--network_args` into settings, and reports each.
 
-    Beside sd-scripts' own arguments: "sdxl" (the SDXL script) and "prompts" (the lines of a prompt file).
+    Beside sd-scripts' own arguments: "sdxl" (the SDXL script) and "prompts" (a list of them).
     with_defaults: a missing argument means sd-scripts' default; else it is not known, and ours holds.
     """
     arguments = _without_empty(given, to)
@@ -71,7 +71,7 @@ def _translate_model(arguments: dict[str, Given], to: Translation) -> bool:
         each = arguments.pop(name, None)
         if each is None:
             continue
-        if not _is_on(each, to):
+        if not to.is_on(each):
             to.drop(each, "the family is read from the model")
         elif is_sdxl:
             to.drop(each, "the model is an SDXL one")
@@ -83,10 +83,10 @@ def _translate_model(arguments: dict[str, Given], to: Translation) -> bool:
         ("zero_terminal_snr", "noise.zero_terminal_snr"),
     ):
         each = arguments.pop(name, None)
-        if each is not None and _is_on(each, to):
+        if each is not None and to.is_on(each):
             to.put(each, setting, True)
         elif each is not None:
-            to.drop(each, f"off: it is read from the model; {setting} = false forces it")
+            to.drop(each, f"it is read from the model; {setting} = false forces it off")
     return is_sdxl
 
 
@@ -101,7 +101,7 @@ def _translate_dataset(arguments: dict[str, Given], to: Translation) -> None:
         except ValueError:
             to.refuse(resolution, 'must be a size in pixels such as "768" or "768,512"')
     to_disk = arguments.get("cache_latents_to_disk")
-    if to_disk is not None and _is_on(to_disk, to) and not _is_on(arguments.get("cache_latents"), to):
+    if to_disk is not None and to.is_on(to_disk) and not to.is_on(arguments.get("cache_latents")):
         kept = arguments.pop("cache_latents", Given("", False))
         to.put(Given(kept.key, True, "cache_latents_to_disk implies it", kept.value), "dataset.cache_latents")
 
@@ -165,7 +165,7 @@ def _translate_optimizer(arguments: dict[str, Given], to: Translation) -> None:
         to.put(named, "optimizer.optimizer_type")
     for name, optimizer in (("use_8bit_adam", "AdamW8bit"), ("use_lion_optimizer", "Lion")):
         each = arguments.pop(name, None)
-        if each is not None and _is_on(each, to) and named is None:
+        if each is not None and to.is_on(each) and named is None:
             to.put(each, "optimizer.optimizer_type", optimizer)
         elif each is not None:
             to.drop(each, "optimizer_type decides" if named else "off")
@@ -199,7 +199,9 @@ def _translate_keywords(each: Given, setting: str, to: Translation) -> None:
 
 def _translate_samples(arguments: dict[str, Given], to: Translation, *, with_defaults: bool) -> None:
     lines, file = arguments.pop("prompts", None), arguments.pop("sample_prompts", None)
-    if lines is not None:
+    if lines is not None and not _are_lines(lines.value):
+        to.refuse(lines, "not known here", important=False)
+    elif lines is not None:
         to.settings["sample.prompts"] = lines.value
         to.note(lines, "changed", "sample.prompts", lines.value, "one item for each line")
     elif file is not None and Path(str(file.value)).suffix.lower() in (".toml", ".json"):
@@ -212,6 +214,10 @@ def _translate_samples(arguments: dict[str, Given], to: Translation, *, with_def
             to.drop(arguments.pop(name), "there are no prompts to draw")
     if draws and with_defaults:
         to.settings |= {"sample.width": 512, "sample.height": 512}
+
+
+def _are_lines(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(line, str) for line in cast("list[object]", value))
 
 
 def _translate_others(arguments: dict[str, Given], to: Translation, *, is_sdxl: bool) -> None:
@@ -227,6 +233,10 @@ def _translate_others(arguments: dict[str, Given], to: Translation, *, is_sdxl: 
             to.drop(each, "off")
         elif name == "caption_extension" and not str(each.value).startswith("."):
             to.put(each, "caption.caption_extension", f".{str(each.value).strip()}", "an ending has its dot here")
+        elif name == "bucket_reso_steps":
+            _translate_bucket_steps(each, to)
+        elif name == "cache_text_encoder_outputs" and str(each.value).lower() in ("false", "0"):
+            to.drop(each, "captions are kept whenever that changes nothing")
         elif name in SETTING_OF:
             to.put(each, SETTING_OF[name])
         elif name in IGNORED:
@@ -239,24 +249,26 @@ def _translate_others(arguments: dict[str, Given], to: Translation, *, is_sdxl: 
             to.refuse(each, "not known here", important=False)
 
 
+def _translate_bucket_steps(each: Given, to: Translation) -> None:
+    try:
+        steps = whole(each.value)
+    except ValueError:
+        steps = 0
+    if 0 < steps < 512 and steps % 8:
+        to.put(
+            each, "dataset.bucket_reso_steps", -(-steps // 8) * 8, "sizes are multiples of 8 pixels, as in the latents"
+        )
+    else:
+        to.put(each, "dataset.bucket_reso_steps")
+
+
 def _translate_attention(name: str, each: Given, to: Translation) -> None:
     text = str(each.value).strip().lower()
     if text == "none":
         to.put(each, "training.cross_attention", "sdpa", "the plain formula computes the same, slower")
     elif text in ("sdpa", "xformers"):
         to.put(each, "training.cross_attention", "sdpa", _ATTENTION["xformers"] if text == "xformers" else "")
-    elif not _is_on(each, to):
+    elif not to.is_on(each):
         to.drop(each, "off")
     else:
         to.put(each, "training.cross_attention", "sdpa", _ATTENTION.get(name, ""))
-
-
-def _is_on(each: Given | None, to: Translation) -> bool:
-    """Whether a flag is set; what is no truth value is reported and off."""
-    if each is None:
-        return False
-    try:
-        return flag(each.value)
-    except ValueError as problem:
-        to.refuse(each, str(problem))
-        return False

@@ -5,12 +5,15 @@ from collections.abc import Mapping
 from loratory.config.kohya.report import Given
 from loratory.config.kohya.settings import NETWORK_ARGS, SETTING_OF
 from loratory.config.kohya.translation import Translation
-from loratory.config.kohya.values import flag, is_empty, number, whole, writable
+from loratory.config.kohya.values import is_empty, number, whole, writable
 from loratory.config.schema import network as schema
 
 LARGEST_DIM = 4096
 
-_LYCORIS = frozenset({"lycoris.kohya", "lycoris.locon", "locon.locon_kohya"})
+OWN_NETWORK = "a LyCORIS type of Loratory"
+"""The module of an adapter that Loratory wrote for loaders as one of LyCORIS."""
+
+LYCORIS = frozenset({"lycoris.kohya", "lycoris.locon", "locon.locon_kohya"})
 _NATIVE = {"networks.lora": "lora", "networks.dylora": "dylora", "networks.loha": "loha", "networks.lokr": "lokr"}
 _ALGORITHMS = {"lora": "locon"} | {
     name: name for name in ("locon", "loha", "lokr", "dylora", "glora", "ia3", "diag-oft", "boft", "full")
@@ -36,7 +39,7 @@ def translate_network(
         else:
             items[name] = each
     module = arguments.pop("network_module", Given("", "networks.lora"))
-    is_lycoris = str(module.value).strip() in _LYCORIS
+    is_lycoris = str(module.value).strip() in LYCORIS | {OWN_NETWORK}
     kind = _lycoris_type(module, items, to) if is_lycoris else _native_type(module, items, to)
     to.settings["network.network_type"] = kind
     if is_lycoris and with_defaults:
@@ -61,7 +64,9 @@ def _native_type(module: Given, items: dict[str, Given], to: Translation) -> str
     if kind == "lora" and "conv_dim" in items and _size(items["conv_dim"]) != 0:
         kind = "locon"
     if name == "networks.lora_fa":
-        to.refuse(module, "LoRA-FA freezes half of the adapter; a plain LoRA is trained", setting="network.network_type")
+        to.refuse(
+            module, "LoRA-FA freezes half of the adapter; a plain LoRA is trained", setting="network.network_type"
+        )
     elif name not in _NATIVE:
         to.refuse(module, f"no such network here; {kind} is trained", setting="network.network_type")
     else:
@@ -82,20 +87,21 @@ def _lycoris_type(module: Given, items: dict[str, Given], to: Translation) -> st
     reason = ""
     if kind == "locon":
         dora = items.pop("dora_wd", None)
-        if dora is not None and _is_on(dora, to):
+        if dora is not None and to.is_on(dora):
             kind = "dora"
             to.note(dora, "changed", "network.network_type", kind, "DoRA is a network type of its own")
         elif dora is not None:
             to.drop(dora, "off")
-        reason = _LOCON_DIFFERS
-        if "conv_dim" in items and _size(items["conv_dim"]) == 0:
-            kind = "lora" if kind == "locon" else kind
+        selection = str(items["preset"].value) if "preset" in items else "full"
+        reason = _LOCON_DIFFERS if selection == "full" and module.value != OWN_NETWORK else ""
+        if kind == "locon" and "conv_dim" in items and _size(items["conv_dim"]) == 0:
+            kind = "lora"
             to.drop(items.pop("conv_dim"), "LyCORIS trains no convolutions with 0")
             if "conv_alpha" in items:
                 to.drop(items.pop("conv_alpha"), "no convolutions are trained")
     elif "dora_wd" in items:
         dora = items.pop("dora_wd")
-        if _is_on(dora, to):
+        if to.is_on(dora):
             to.refuse(dora, f"weights are decomposed (DoRA) in LoCon alone; a plain {kind} is trained")
         else:
             to.drop(dora, "off")
@@ -166,12 +172,4 @@ def _is_zero(each: Given) -> bool:
     try:
         return number(each.value) == 0
     except ValueError:
-        return False
-
-
-def _is_on(each: Given, to: Translation) -> bool:
-    try:
-        return flag(each.value)
-    except ValueError as problem:
-        to.refuse(each, str(problem))
         return False

@@ -4,14 +4,14 @@ from typing import cast
 
 from loratory.config.kohya.report import Given
 from loratory.config.kohya.translation import Translation
-from loratory.config.kohya.values import flag, number
+from loratory.config.kohya.values import number
 
 _ONLY = {"unet_lr": "network_train_text_encoder_only", "text_encoder_lr": "network_train_unet_only"}
 
 
 def translate_rates(arguments: dict[str, Given], to: Translation) -> None:
     """The three rates and the warmup. A part whose rate is 0 is not trained; without a rate it has learning_rate."""
-    only = {name: _flag(arguments, name, to) for name in _ONLY.values()}
+    only = {name: _switch(arguments, name, to) for name in _ONLY.values()}
     has_rate: dict[str, bool] = {}
     for name, switch in _ONLY.items():
         each = arguments.pop(name, None)
@@ -24,7 +24,8 @@ def translate_rates(arguments: dict[str, Given], to: Translation) -> None:
             part = "text encoder" if name == "text_encoder_lr" else "UNet"
             to.put(each, f"network.{switch}", True, f"a rate of 0 does not train the {part}")
         else:
-            to.put(each, f"optimizer.{name}")
+            rates = cast("list[object]", each.value) if isinstance(each.value, list | tuple) else [each.value]
+            to.put(each, f"optimizer.{name}", rates[0] if len(rates) == 1 else rates)
     rate = arguments.pop("learning_rate", None)
     if rate is not None and (rate.key or not all(has_rate.values())):
         to.put(rate, "optimizer.learning_rate")
@@ -33,16 +34,11 @@ def translate_rates(arguments: dict[str, Given], to: Translation) -> None:
         _translate_warmup(warmup, to)
 
 
-def _flag(arguments: dict[str, Given], name: str, to: Translation) -> bool:
+def _switch(arguments: dict[str, Given], name: str, to: Translation) -> bool:
     each = arguments.pop(name, None)
-    if each is None:
-        return False
-    try:
-        is_on = flag(each.value)
-    except ValueError as problem:
-        to.refuse(each, str(problem), setting=f"network.{name}")
-        return False
-    to.put(each, f"network.{name}", is_on)
+    is_on = to.is_on(each)
+    if each is not None:
+        to.put(each, f"network.{name}", is_on)
     return is_on
 
 

@@ -7,21 +7,25 @@ from loratory.config.describe import show
 Outcome = Literal["mapped", "changed", "not honoured", "ignored"]
 
 
+_AS_IT_IS = object()
+
+
 class Given(NamedTuple):
     """A value of the input. key: as the input spells it, "" for a default that the input does not name.
 
-    reason: why `value` is not what the input says; "" when it is. written: what the input says then.
+    reason: why `value` means something else than what the input says. written: what the input says, where it spells
+    `value` in another way.
     """
 
     key: str
     value: object
     reason: str = ""
-    written: object = None
+    written: object = _AS_IT_IS
 
     @property
     def shown(self) -> object:
         """The value as the input has it."""
-        return self.written if self.reason else self.value
+        return self.value if self.written is _AS_IT_IS else self.written
 
 
 class Entry(NamedTuple):

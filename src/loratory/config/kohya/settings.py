@@ -1,6 +1,10 @@
 """Which argument of sd-scripts is which setting here, and what the arguments without one are."""
 
-from loratory.config.fields import FIELDS
+
+def names(text: str) -> list[str]:
+    """Names that are written with spaces between them."""
+    return text.split()
+
 
 _SAME = {
     "model": "pretrained_model_name_or_path vae no_half_vae clip_skip base_weights base_weights_multiplier",
@@ -34,8 +38,6 @@ _SAME = {
 SETTING_OF: dict[str, str] = {name: f"{table}.{name}" for table, names in _SAME.items() for name in names.split()}
 """Arguments of sd-scripts that are a setting of the same name."""
 
-assert set(SETTING_OF.values()) <= set(FIELDS)
-
 CONVERTED: dict[str, str] = {
     "v2": "model.family",
     "v_parameterization": "model.v_parameterization",
@@ -60,10 +62,12 @@ CONVERTED: dict[str, str] = {
 
 NETWORK_ARGS: dict[str, str] = {
     name: f"network.{name}"
-    for name in "conv_dim conv_alpha rank_dropout module_dropout factor decompose_both full_matrix constraint rescaled "
-    "use_tucker use_scalar wd_on_output train_norm bypass_mode rank_dropout_scale rs_lora block_dims block_alphas "
-    "conv_block_dims conv_block_alphas down_lr_weight mid_lr_weight up_lr_weight block_lr_zero_threshold "
-    "block_size".split()
+    for name in names(
+        "conv_dim conv_alpha rank_dropout module_dropout factor decompose_both full_matrix constraint rescaled "
+        "use_tucker use_scalar wd_on_output train_norm bypass_mode rank_dropout_scale rs_lora block_dims block_alphas "
+        "conv_block_dims conv_block_alphas down_lr_weight mid_lr_weight up_lr_weight block_lr_zero_threshold "
+        "block_size"
+    )
 } | {
     "algo": "network.network_type",
     "dora_wd": "network.network_type",
@@ -85,31 +89,38 @@ _MACHINE = "how the program is started; the result does not depend on it"
 
 IGNORED: dict[str, str] = {
     **dict.fromkeys(
-        "logging_dir log_with log_prefix log_tracker_name log_tracker_config log_config wandb_api_key wandb_run_name "
-        "console_log_level console_log_file console_log_simple use_wandb".split(),
+        names(
+            "logging_dir log_with log_prefix log_tracker_name log_tracker_config log_config wandb_api_key "
+            "wandb_run_name console_log_level console_log_file console_log_simple use_wandb"
+        ),
         _LOGS,
     ),
     **dict.fromkeys(
-        "save_state save_state_on_train_end save_last_n_epochs_state save_last_n_steps_state "
-        "save_state_to_huggingface".split(),
+        names(
+            "save_state save_state_on_train_end save_last_n_epochs_state save_last_n_steps_state "
+            "save_state_to_huggingface"
+        ),
         _STATE,
     ),
     **dict.fromkeys(
-        "num_cpu_threads_per_process num_processes num_machines gpu_ids main_process_port lowram highvram lowvram "
-        "skip_cache_check disable_mmap_load_safetensors offload_optimizer_device offload_optimizer_nvme_path "
-        "ddp_timeout ddp_gradient_as_bucket_view ddp_static_graph dynamo_mode dynamo_use_fullgraph dynamo_use_dynamic "
-        "extra_accelerate_launch_args extra_dynamo cpu_offload_checkpointing cache_info debug_dataset output_config "
-        "tokenizer_cache_dir".split(),
+        names(
+            "num_cpu_threads_per_process num_processes num_machines gpu_ids main_process_port lowram highvram lowvram "
+            "skip_cache_check disable_mmap_load_safetensors offload_optimizer_device offload_optimizer_nvme_path "
+            "ddp_timeout ddp_gradient_as_bucket_view ddp_static_graph dynamo_mode dynamo_use_fullgraph "
+            "dynamo_use_dynamic extra_accelerate_launch_args cpu_offload_checkpointing cache_info "
+            "debug_dataset output_config tokenizer_cache_dir"
+        ),
         _MACHINE,
     ),
     **dict.fromkeys(
-        "huggingface_repo_id huggingface_repo_type huggingface_path_in_repo huggingface_token async_upload "
-        "huggingface_repo_visibility resume_from_huggingface".split(),
+        names(
+            "huggingface_repo_id huggingface_repo_type huggingface_path_in_repo huggingface_token async_upload "
+            "huggingface_repo_visibility resume_from_huggingface"
+        ),
         "nothing is uploaded",
     ),
     **dict.fromkeys(
-        "stop_text_encoder_training stop_text_encoder_training_pct no_token_padding train_on_input "
-        "network_dim_from_weights_file".split(),
+        names("stop_text_encoder_training stop_text_encoder_training_pct no_token_padding train_on_input"),
         "sd-scripts does not use it for adapters either",
     ),
     "model_list": "the GUI's list of models",

@@ -7,7 +7,7 @@ from typing import Any
 
 from loratory.config.fields import FIELDS, holds_path
 from loratory.config.kohya.report import Entry, Given, Outcome
-from loratory.config.kohya.values import fitted
+from loratory.config.kohya.values import fitted, flag
 from loratory.config.load import absolute_model_source
 from loratory.config.toml_files import expanded
 
@@ -43,6 +43,16 @@ class Translation:
         self.note(given, "changed" if reason else "mapped", setting, result, reason)
         if not given.key:
             self.defaults[setting] = result
+
+    def is_on(self, given: Given | None) -> bool:
+        """Whether a flag is set; what is no truth value is reported and off."""
+        if given is None:
+            return False
+        try:
+            return flag(given.value)
+        except ValueError as problem:
+            self.refuse(given, str(problem))
+            return False
 
     def drop(self, given: Given, reason: str) -> None:
         """Reports a key that changes nothing."""

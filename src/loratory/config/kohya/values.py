@@ -23,10 +23,10 @@ def fitted(setting: str, value: object) -> Any:
     literal = [value] if isinstance(value, str) and setting.startswith("caption.") and writable(value) else []
     for reading in (*literal, *_readings(value)):
         try:
-            _adapter(setting).validate_python(reading)
+            checked = _adapter(setting).validate_python(reading)
         except (ValidationError, OverflowError):
             continue
-        return reading
+        return checked if isinstance(checked, float) else reading
     raise ValueError(f"must be {describe_field(FIELDS[setting])}")
 
 
@@ -83,7 +83,10 @@ def writable(value: object) -> bool:
 def _adapter(setting: str) -> TypeAdapter[Any]:
     field = FIELDS[setting]
     config = ConfigDict(strict=True, allow_inf_nan=False)
-    return TypeAdapter(Annotated[cast("Any", field.annotation), field], config=config)
+    annotation = cast("Any", field.annotation)
+    # As a value: to a type checker the items of an annotation have to be written out.
+    constrained = cast("Any", Annotated)[annotation, *field.metadata] if field.metadata else annotation
+    return TypeAdapter(constrained, config=config)
 
 
 def _readings(value: object) -> Iterator[object]:
@@ -104,7 +107,7 @@ def _readings(value: object) -> Iterator[object]:
             yield from _lists([part for part in parts if part])
         yield text
     elif isinstance(value, float):
-        if math.isfinite(value) and value == int(value):
+        if value.is_integer():
             yield int(value)
         yield value
         yield f"{value:g}"
@@ -116,11 +119,11 @@ def _readings(value: object) -> Iterator[object]:
         yield str(value) if abs(value) < 2**64 else ""
     elif isinstance(value, list | tuple):
         items = list(cast("list[object]", value))
-        if len(items) == 1:
-            yield from _readings(items[0])
         yield items
         if all(isinstance(item, str) for item in items):
             yield from _lists([str(item) for item in items])
+        if len(items) == 1:
+            yield from _readings(items[0])
     else:
         yield value
 

@@ -184,7 +184,9 @@ class DatasetSettings(SettingsTable):
         if self.train_data_dir is None and not self.subsets and self.dataset_config is None:
             yield Conflict("train_data_dir", "is required: the folder that holds the concept folders")
         if self.dataset_config is not None and self.subsets:
-            yield Conflict("subsets", "stands beside dataset_config, which makes subsets of its own; remove one of them")
+            yield Conflict(
+                "subsets", "stands beside dataset_config, which makes subsets of its own; remove one of them"
+            )
         if self.asymmetric and self.flip_aug:
             yield Conflict("flip_aug", "mirrors pictures of a subject declared asymmetric; switch one of them off")
         if self.cache_latents_to_disk and not self.cache_latents:

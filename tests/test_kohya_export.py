@@ -1,0 +1,224 @@
+"""Configurations written for sd-scripts, and read back."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loratory.cli.main import main
+from loratory.config.fields import FIELDS
+from loratory.config.kohya.export import Folder, Model, export
+from loratory.config.kohya.importing import import_file
+from loratory.config.kohya.settings import CONVERTED, GUI_CONVERTED, GUI_NAMES, NETWORK_ARGS, SETTING_OF
+from loratory.config.load import resolve
+from loratory.config.presets import list_presets, shipped_folder
+from loratory.config.schema import Config
+
+DOC = Path(__file__).parents[1] / "docs" / "kohya.md"
+PRESETS = sorted(path.stem for path in shipped_folder().glob("*.toml"))
+
+# What sd-scripts has no word for; exposure is written as epochs.
+NOT_SAID = {"dataset.goal", "training.exposure", "training.max_train_epochs", "output.runs_dir"}
+
+
+@pytest.fixture(autouse=True)
+def _own_state_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORATORY_HOME", str(tmp_path / "home"))
+
+
+def configured(**tables: dict[str, Any]) -> Config:
+    needed: dict[str, dict[str, Any]] = {
+        "model": {"pretrained_model_name_or_path": "/m/base.safetensors"},
+        "dataset": {"train_data_dir": "/m/set"},
+        "output": {"output_dir": "/m/out"},
+    }
+    document = {table: needed.get(table, {}) | tables.get(table, {}) for table in needed.keys() | tables.keys()}
+    return resolve(document, Path("/m/config.toml"))
+
+
+def there_and_back(config: Config, folder: Path, family: str = "sd1", epochs: int | None = 7) -> Config:
+    written = export(config, Model(family), epochs, [])
+    (folder / "c.toml").write_text(written.config)
+    (folder / "run.sh").write_text(f"accelerate launch {written.script}.py --config_file c.toml\n")
+    imported = import_file(folder / "run.sh")
+    assert imported.is_faithful
+    return imported.config
+
+
+def differences(first: Config, second: Config) -> set[str]:
+    tables = [name for name, value in first if hasattr(value, "conflicts")]
+    return {
+        f"{table}.{key}"
+        for table in tables
+        for key, value in getattr(first, table)
+        if value != getattr(getattr(second, table), key)
+    }
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_comes_back(tmp_path: Path, name: str) -> None:
+    preset = next(preset for preset in list_presets() if preset.name == name)
+    document = {
+        "preset": str(preset.path),
+        "model": {"pretrained_model_name_or_path": "/m/base.safetensors"},
+        "dataset": {"train_data_dir": "/m/set"},
+        "output": {"output_dir": "/m/out"},
+    }
+    config = resolve(document, Path("/m/config.toml"))
+    family = "sd1" if config.model.family == "auto" else config.model.family
+    again = there_and_back(config, tmp_path, family)
+    assert differences(config, again) <= NOT_SAID
+    assert again.training.max_train_epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("tables", "lost"),
+    [
+        ({"network": {"network_train_unet_only": True}, "optimizer": {"unet_lr": 2e-4}}, set[str]()),
+        ({"optimizer": {"text_encoder_lr": [1e-5, 2e-5], "lr_warmup_steps": 0.1}}, set[str]()),
+        ({"optimizer": {"lr_warmup_steps": "10%"}}, {"optimizer.lr_warmup_steps"}),
+        ({"optimizer": {"text_encoder_lr": 0.0}}, {"optimizer.text_encoder_lr", "network.network_train_unet_only"}),
+        ({"noise": {"noise_offset": 0.05, "adaptive_noise_scale": 0.01, "max_timestep": 900}}, set[str]()),
+        ({"noise": {"multires_noise_iterations": 6, "ip_noise_gamma": 0.1}}, set[str]()),
+        ({"loss": {"loss_type": "huber", "huber_c": 0.2, "v_pred_like_loss": 0.1}}, set[str]()),
+        ({"network": {"block_dims": [2] * 25, "down_lr_weight": [0.5] * 12, "mid_lr_weight": 0.5}}, set[str]()),
+        ({"network": {"network_type": "locon", "conv_dim": 8, "conv_alpha": 2.0}}, set[str]()),
+        ({"network": {"network_type": "locon"}}, {"network.conv_dim", "network.conv_alpha"}),
+        ({"network": {"network_type": "lokr", "factor": 8, "full_matrix": True}}, set[str]()),
+        ({"network": {"network_type": "boft", "constraint": 0.1, "rescaled": True}}, set[str]()),
+        ({"network": {"network_type": "full", "train_norm": True}}, set[str]()),
+        ({"network": {"network_type": "loha", "lycoris_preset": "attn-mlp"}}, set[str]()),
+        ({"network": {"network_dim": 16, "rs_lora": True}}, {"network.rs_lora", "network.network_alpha"}),
+        ({"optimizer": {"loraplus_unet_lr_ratio": 16.0}}, set[str]()),
+        ({"output": {"save_every_n_epochs": 2, "save_last_n_epochs": 4, "training_comment": "a, b"}}, set[str]()),
+        ({"caption": {"caption_prefix": "x ", "secondary_separator": ";;;", "max_token_length": 225}}, set[str]()),
+        ({"dataset": {"resolution": [512, 768], "bucket_no_upscale": True, "cache_latents": False}}, set[str]()),
+        ({"training": {"max_train_steps": 500, "full_fp16": True, "mixed_precision": "fp16"}}, set[str]()),
+        ({"model": {"family": "sd2", "v_parameterization": True}}, {"model.family"}),
+        ({"training": {"cross_attention": "xformers"}}, {"training.cross_attention"}),
+    ],
+)
+def test_settings_come_back(tmp_path: Path, tables: dict[str, dict[str, Any]], lost: set[str]) -> None:
+    config = configured(**tables)
+    again = there_and_back(config, tmp_path)
+    assert differences(config, again) - NOT_SAID == lost
+
+
+def test_what_sd_scripts_cannot_say_is_remarked() -> None:
+    config = configured(
+        training={"ema_decay": 0.99},
+        noise={"timestep_sampling": "logit_normal"},
+        network={"rs_lora": True, "network_dim": 16, "network_alpha": 1.0},
+    )
+    written = export(config, Model("sd1"), None, None)
+    text = "\n".join(written.remarks)
+    for word in ("training.ema_decay = 0.99", "noise.timestep_sampling", "network_alpha = 4", "exposure of 100"):
+        assert word in text
+    assert tomllib.loads(written.config)["network_alpha"] == 4.0
+    assert "max_train_epochs" not in written.config
+
+
+def test_a_detected_prediction_type_is_said() -> None:
+    written = export(configured(), Model("sdxl", v_prediction=True, zero_terminal_snr=True), 3, [])
+    values = tomllib.loads(written.config)
+    assert written.script == "sdxl_train_network"
+    assert values["v_parameterization"] is values["zero_terminal_snr"] is True
+    assert values["max_train_epochs"] == 3
+    assert values["resolution"] == "512,512"
+
+
+def test_folders_with_settings_of_their_own(tmp_path: Path) -> None:
+    config = configured(
+        dataset={"subsets": [{"image_dir": "/m/set/10_fox red", "flip_aug": True}, {"image_dir": "/other"}]}
+    )
+    folders = [Folder(Path("/m/set/10_fox red"), 10, "fox red", False), Folder(Path("/m/reg/2_fox"), 2, "fox", True)]
+    written = export(config, Model("sd1"), 1, folders)
+    (dataset,) = tomllib.loads(written.dataset)["datasets"]
+    assert (dataset["resolution"], dataset["batch_size"]) == ([512, 512], 1)
+    first, second, third = dataset["subsets"]
+    assert first == {"image_dir": "/m/set/10_fox red", "num_repeats": 10, "class_tokens": "fox red", "flip_aug": True}
+    assert second == {"image_dir": "/m/reg/2_fox", "num_repeats": 2, "class_tokens": "fox", "is_reg": True}
+    assert third["image_dir"] == "/other"
+    (tmp_path / "c.toml").write_text(written.config)
+    (tmp_path / "d.toml").write_text(written.dataset)
+    (tmp_path / "run.sh").write_text("python train_network.py --config_file c.toml --dataset_config d.toml")
+    again = import_file(tmp_path / "run.sh").config
+    assert [subset.num_repeats for subset in again.dataset.subsets] == [10, 2, 1]
+    assert again.dataset.subsets[1].is_reg
+    assert again.dataset.train_data_dir is None
+
+
+def test_prompts_carry_the_sizes_of_the_config() -> None:
+    config = configured(sample={"prompts": ["a fox --w 640"], "height": 768, "negative_prompt": "blurry"})
+    written = export(config, Model("sd1"), 1, [])
+    assert written.prompts == "a fox --w 640 --n blurry --h 768 --d 42 --s 30 --l 7.5\n"
+
+
+def call(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object
+) -> tuple[object, str, str]:
+    monkeypatch.setattr("sys.argv", ["loratory", "kohya", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    captured = capsys.readouterr()
+    return stopped.value.code, captured.out, captured.err
+
+
+def test_the_command_writes_files_and_prints_what_uses_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    (tmp_path / "set" / "5_fox").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(tmp_path / "set" / "5_fox" / "a.png")
+    path = tmp_path / "fox.toml"
+    path.write_text(
+        '[model]\npretrained_model_name_or_path = "nano"\n[dataset]\ntrain_data_dir = "set"\n'
+        '[sample]\nprompts = ["a fox"]\n'
+    )
+    code, out, err = call(capsys, monkeypatch, "export", path, "-o", tmp_path)
+    assert code == 0, err
+    assert out == (
+        f"accelerate launch train_network.py --config_file {tmp_path}/fox.sd-scripts.toml "
+        f"--sample_prompts {tmp_path}/fox.prompts.txt\n"
+    )
+    assert tomllib.loads((tmp_path / "fox.sd-scripts.toml").read_text())["max_train_epochs"] == 20
+    assert "exposure of 100 is 20 epochs" in err
+    assert "sd-scripts needs a model file" in err
+    code, _, err = call(capsys, monkeypatch, "export", path, "-o", tmp_path)
+    assert (code, "exists already" in err) == (2, True)
+    code, out, _ = call(capsys, monkeypatch, "export", path, "-o", "-")
+    assert (code, "max_train_epochs = 20" in out) == (0, True)
+
+
+def test_an_unreadable_model_needs_its_family(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "fox.toml"
+    path.write_text(
+        '[model]\npretrained_model_name_or_path = "/no/model.safetensors"\n[dataset]\ntrain_data_dir = "s"\n'
+    )
+    code, _, err = call(capsys, monkeypatch, "export", path, "-o", "-")
+    assert code == 2
+    assert "--sdxl or --sd" in err
+    code, out, _ = call(capsys, monkeypatch, "export", path, "-o", "-", "--sdxl")
+    assert code == 0
+    assert "accelerate launch sdxl_train_network.py --config_file fox.sd-scripts.toml" in out
+
+
+def test_the_tables_of_the_documentation_are_the_mapping() -> None:
+    text = DOC.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([^`\[]+)` \| `([^`]+)` \|$", text, re.MULTILINE)
+    arguments = SETTING_OF | CONVERTED
+    gui = GUI_CONVERTED | {key: arguments[name] for key, name in GUI_NAMES.items()}
+    assert rows == [*CONVERTED.items(), *NETWORK_ARGS.items(), *gui.items()]
+    listed = {
+        f"{table}.{name}"
+        for table, names in re.findall(r"^\| `\[(\w+)\]` \| (.+) \|$", text, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    assert listed == set(SETTING_OF.values())
+    single = {setting for setting in (*arguments.values(), *NETWORK_ARGS.values(), *gui.values()) if "*" not in setting}
+    assert single <= set(FIELDS)
