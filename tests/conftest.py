@@ -1,8 +1,20 @@
 """Keeps tests away from the machine they run on: its caches, its presets, its terminal."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums in one order, whatever the number of cores: for tests that compare numbers of the last bits."""
+    import torch  # not at the top: most tests do not need it, and it takes seconds
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from loratory.cli.main import main
 from loratory.cli.progress import lay_out, spoken_bytes, spoken_pace, spoken_time
 from loratory.config.load import dump_config, load_config
 from loratory.runs.control import Control
-from loratory.runs.events import Finished, Notice, Phase, Saved, Started, Step
+from loratory.runs.events import Finished, Notice, Phase, SampleLoss, Saved, Started, Step, Validated
 from loratory.runs.recorder import Recorder
 from loratory.runs.store import RunDirectory, new_record
 from material import make_set, write_config
@@ -253,7 +253,8 @@ def test_a_run_directory_that_cannot_be_made(loratory: Call, project: Path) -> N
 
 def test_plan_tells_the_true_numbers(loratory: Call, project: Path) -> None:
     result = loratory("plan", "config.toml", "--set", "gradient_accumulation_steps=2")
-    assert result.code == 0 and result.err == ""
+    assert result.code == 0
+    assert all(line.startswith(("note: ", "warning: ")) for line in result.err.splitlines())
     lines = result.out.splitlines()
     assert any(re.fullmatch(r"2_fox +2 +2 +4 +4 *", line) for line in lines)
     assert "steps  5 images an epoch, 3 batches, 2 steps at batch 2 x 2" in lines
@@ -373,6 +374,7 @@ def test_watch_in_a_pipe_prints_plain_lines(loratory: Call, tmp_path: Path) -> N
         *(Phase("caching latents", done, 9) for done in range(1, 10)),
         STARTED,
         *(step(number) for number in (1, 2, 3, 4)),
+        Validated(4, 2, 0.125, [SampleLoss("2_fox/00.png", 200, 0.1)]),
         Saved(4, 2, "/out/fox.safetensors", 489_000, 0.0),
         Notice("warning", "Look at this."),
         Finished("done", 4, "Trained 4 steps."),
@@ -384,6 +386,7 @@ def test_watch_in_a_pipe_prints_plain_lines(loratory: Call, tmp_path: Path) -> N
         "caching latents 1/9",
         "training from step 0 to 4 on CPU",
         "epoch 2/2 · step 4/4 · 1.42 s/step · loss 0.5000",
+        "validation loss 0.1250 after step 4",
         "saved /out/fox.safetensors (489 kB), read back and compared",
         "warning: Look at this.",
         "Trained 4 steps.",

@@ -521,18 +521,18 @@ CASES = [
         ({"dataset.bucket_no_upscale": True, "dataset.bucket_reso_steps": 32}, NOTHING),
     ),
     Case(
+        "idle-dims",
+        "network.network_dim",
+        {"network.network_dim": 8, "network.network_weights": "/a.safetensors", "network.dim_from_weights": True},
+        NOTHING,
+        ({"network.network_dim": 8, "network.network_weights": "/a.safetensors"}, NOTHING),
+    ),
+    Case(
         "idle-caches",
         "dataset.vae_batch_size",
         {"dataset.vae_batch_size": 4, "dataset.cache_latents": False},
         NOTHING,
         ({"dataset.vae_batch_size": 4}, NOTHING),
-    ),
-    Case(
-        "idle-caches",
-        "dataset.persistent_data_loader_workers",
-        {"dataset.persistent_data_loader_workers": True},
-        NOTHING,
-        ({"dataset.persistent_data_loader_workers": True, "dataset.max_data_loader_n_workers": 1}, NOTHING),
     ),
     Case(
         "idle-validation",
@@ -943,7 +943,7 @@ def known_facts(draw: st.DrawFn) -> Facts:
     def maybe(strategy: st.SearchStrategy[Any]) -> Any:
         return draw(st.none() | strategy)
 
-    names = st.text(max_size=5)
+    names = st.text(max_size=5).filter(str.isprintable)
     tags = st.dictionaries(st.sampled_from(["eyepatch", "fox", ""]), st.integers(0, 5))
     folder = st.builds(FolderFacts, names, st.integers(0, 200), st.integers(1, 200), st.floats(0, 1e6), tags)
     return Facts(

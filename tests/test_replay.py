@@ -26,12 +26,7 @@ DATA = Path(__file__).parent / "data" / "replay"
 STEPS = 20
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def load_unet() -> UNet2DConditionModel:

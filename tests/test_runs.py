@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from loratory.errors import LoratoryError
 from loratory.runs.control import Control, send
-from loratory.runs.events import Finished, Notice, Phase, SampleLoss, Saved, Started, Step, decode, encode
+from loratory.runs.events import Finished, Notice, Phase, SampleLoss, Saved, Started, Step, Validated, decode, encode
 from loratory.runs.recorder import Recorder
 from loratory.runs.store import EventReader, EventWriter, RunDirectory, find_runs, liveness, new_record
 
@@ -39,6 +39,13 @@ events = st.one_of(
     st.builds(Phase, name=texts, done=st.integers(), total=st.integers()),
     st.builds(
         Saved, step=st.integers(), epoch=st.integers(), path=texts, size_bytes=st.integers(), max_difference=floats
+    ),
+    st.builds(
+        Validated,
+        step=st.integers(),
+        epoch=st.integers(),
+        loss=floats,
+        samples=st.lists(st.builds(SampleLoss, image=texts, timestep=st.integers(0, 999), loss=floats), max_size=3),
     ),
     st.builds(Finished, status=st.sampled_from(["done", "failed"]), step=st.integers(), message=texts, hint=texts),
 )

@@ -20,13 +20,7 @@ from loratory.runs.store import EventReader, RunDirectory
 from loratory.training.plan import make_plan
 from material import make_set, write_config
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def load(tmp_path: Path, family: str = "sd1", **tables: dict) -> Config:

@@ -48,9 +48,7 @@ def small_model(family: Family = "sd1", prediction_type: str | None = None, zero
     """A base model of two UNet levels and two text encoder layers, built once for the process; to be read only."""
     root = Path(tempfile.mkdtemp(prefix="loratory-small-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
-    folder = tiny_model(
-        root / family, family, prediction_type=prediction_type, zero_terminal_snr=zero_terminal_snr
-    )
+    folder = tiny_model(root / family, family, prediction_type=prediction_type, zero_terminal_snr=zero_terminal_snr)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         unet = UNet2DConditionModel.from_config(family_config(family, "unet") | _BLOCKS | _WIDTHS[family])

@@ -19,7 +19,7 @@ from loratory.adapters import dora, max_norm
 from loratory.adapters.dropout import add_dropouts
 from loratory.adapters.keys import Component, Family, diffusers_module_key
 from loratory.adapters.roles import ALPHA, DORA_SCALE, LORA_DOWN, LORA_UP
-from loratory.adapters.targets import Target, find_targets
+from loratory.adapters.targets import Sizes, Target, find_targets
 from loratory.config.schema import NetworkSettings
 from loratory.errors import LoratoryError
 from loratory.randomness import derive_seed
@@ -233,12 +233,14 @@ def inject(
     seed: int,
     train_unet: bool,
     train_text_encoder: bool | Sequence[bool],
+    sizes: Sizes | None = None,
 ) -> Adapter:
     """Adds a lora, locon or dora network to the models, in place, and freezes everything else in them.
 
     Trained tensors are float32 on the device of the module they adapt. Down is drawn from the kaiming uniform
     distribution (a = sqrt 5) by a generator of its own per module, so that values depend on seed and name alone; up is
-    zero, so the models compute what they did before. Raises LoratoryError for a network of another type.
+    zero, so the models compute what they did before. sizes: see `find_targets`. Raises LoratoryError for
+    a network of another type.
     """
     if network.network_type not in ("lora", "locon", "dora"):
         raise LoratoryError(f"network_type = {network.network_type} is not a LoRA, LoCon or DoRA network.")
@@ -254,7 +256,13 @@ def inject(
             hint="Leave wd_on_output at true.",
         )
     targets = find_targets(
-        unet, text_encoders, family, network, train_unet=train_unet, train_text_encoder=train_text_encoder
+        unet,
+        text_encoders,
+        family,
+        network,
+        train_unet=train_unet,
+        train_text_encoder=train_text_encoder,
+        sizes=sizes,
     )
     models: dict[Component, nn.Module] = {"unet": unet}
     components: tuple[Component, ...] = ("te1", "te2")

@@ -1,11 +1,11 @@
 """Which modules of a base model get a network, of which rank and alpha."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from torch import nn
 
-from loratory.adapters.keys import Component, Family, module_key
+from loratory.adapters.keys import Component, Family, diffusers_module_key, module_key
 from loratory.config.schema import NetworkSettings
 from loratory.errors import LoratoryError
 
@@ -34,6 +34,10 @@ class Target:
     def scale(self) -> float:
         """The factor on up @ down."""
         return self.alpha / self.rank
+
+
+Sizes = Mapping[str, tuple[int, float]]
+"""Rank and alpha by the key of a module in files."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,11 @@ def _component_targets(
             yield Target(component, path, module_key(component, path, family), size.rank, size.alpha, is_conv)
 
 
+def _sized(target: Target, sizes: Sizes, family: Family) -> Target | None:
+    size = sizes.get(target.key) or sizes.get(diffusers_module_key(target.component, target.path, family))
+    return None if size is None else replace(target, rank=size[0], alpha=size[1])
+
+
 def find_targets(
     unet: nn.Module,
     text_encoders: Sequence[nn.Module],
@@ -94,15 +103,20 @@ def find_targets(
     *,
     train_unet: bool,
     train_text_encoder: bool | Sequence[bool],
+    sizes: Sizes | None = None,
 ) -> list[Target]:
     """The modules that a network of type lora, locon or dora adapts, in the order of the models.
 
     UNet: every Linear and 1x1 convolution of the transformer blocks; with convolution blocks (see `_sizes`) also the
     3x3 convolutions of resnets, downsamplers and upsamplers at conv_dim, and the Linear and 1x1 modules inside them at
     network_dim. Text encoders: q, k, v, out, fc1, fc2 of every layer. Works on models on the meta device, so counting
-    needs no weights. train_text_encoder: for all of them, or for each. Same selection as sd-scripts' networks.lora. Raises LoratoryError when nothing is selected.
+    needs no weights. train_text_encoder: for all of them, or for each. Same selection as sd-scripts' networks.lora.
+    sizes: where they are given, modules have those and none is adapted that has none; SDXL's UNet may be named either
+    way. Raises LoratoryError when nothing is selected.
     """
     linear, conv = _sizes(network)
+    if sizes is not None and network.network_type == "dora":
+        conv = linear  # conv_dim says nothing here: what has a size is adapted
     targets: list[Target] = []
     components: tuple[Component, ...] = ("te1", "te2")
     chosen = [train_text_encoder] * 2 if isinstance(train_text_encoder, bool) else train_text_encoder
@@ -112,6 +126,13 @@ def find_targets(
     if train_unet:
         ancestors = _UNET_ATTENTION if conv is None else _UNET_ATTENTION | _UNET_CONVOLUTION
         targets += _component_targets(unet, ancestors, "unet", family, linear, conv)
+    if sizes is not None:
+        targets = [sized for target in targets if (sized := _sized(target, sizes, family)) is not None]
+        if not targets:
+            raise LoratoryError(
+                "Nothing to train: network.network_weights has no module of what this run trains.",
+                hint="`loratory lora inspect` shows what it is for; give that a learning rate above 0.",
+            )
     if not targets:
         raise LoratoryError(
             "Nothing to train: neither the UNet nor a text encoder is selected.",

@@ -89,6 +89,7 @@ def _draw_sheet(config: Config, adapter_path: Path, sheet_path: Path) -> None:
             prompts,
             clip_skip=config.model.clip_skip,
             max_token_length=config.caption.max_token_length,
+            weighted_captions=config.caption.weighted_captions,
             device=device,
             dtype=compute_dtype(config.training, device),
         )

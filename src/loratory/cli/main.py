@@ -7,6 +7,7 @@ import difflib
 import errno
 import importlib
 import io
+import logging
 import os
 import sys
 import traceback
@@ -70,6 +71,7 @@ def main() -> None:
     for library in ("DIFFUSERS", "TRANSFORMERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     _prepare_streams()
+    _quieten_libraries()
     code = _run(debug)
     try:
         sys.stdout.flush()
@@ -77,6 +79,11 @@ def main() -> None:
         # The reader of our output has gone (`| head`). Python would try, and complain, once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _quieten_libraries() -> None:
+    """peft imports bitsandbytes wherever it is installed, which without a GPU tells everybody about its kernels."""
+    logging.getLogger("bitsandbytes").addHandler(logging.NullHandler())
 
 
 def _prepare_streams() -> None:

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
@@ -57,9 +58,16 @@ def error(message: str, hint: str = "") -> None:
         _tell((hint, ""))
 
 
-def working(text: str) -> AbstractContextManager[object]:
-    """Shows on a terminal, until it is left, that something is being done."""
-    return talk.status(text, spinner="dots" if _is_unicode(talk.encoding) else "line")
+@contextmanager
+def working(text: str) -> Generator[Callable[[str], None]]:
+    """Shows on a terminal, until it is left, that something is being done; call what it gives with a new text."""
+    with talk.status(spelled(text), spinner="dots" if _is_unicode(talk.encoding) else "line") as status:
+        yield lambda now: status.update(spelled(one_line(now)))
+
+
+def is_unicode() -> bool:
+    """Whether the result can hold characters beyond ASCII."""
+    return _is_unicode(sys.stdout.encoding)
 
 
 def show(renderable: RenderableType) -> None:

@@ -1,5 +1,7 @@
 """`loratory plan`: the true numbers of a run before it starts."""
 
+import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from loratory.cli import output
-from loratory.cli.progress import spoken_bytes
+from loratory.cli.curves import draw_curve
+from loratory.cli.progress import spoken_bytes, spoken_time
 from loratory.config.load import load_config
 
 _FAMILY = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
+_CURVE_POINTS = 200  # a divisor of the 1000 timesteps
 _PART = {
     "unet": "UNet",
     "text_encoder": "text encoder",
@@ -24,21 +28,49 @@ _PART = {
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, e.g. training.seed=7.")
 @click.option("--captions", is_flag=True, help="Also show ten draws of one caption of each concept folder.")
+@click.option("--measure", is_flag=True, help="Also load the model and try a few steps, for time and memory.")
+@click.option("--processes", default=1, metavar="N", help="Count for N processes that train together (torchrun).")
+@click.option("--ascii", "ascii_only", is_flag=True, help="Draw the curves in plain ASCII.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plan(config: Path, overrides: tuple[str, ...], captions: bool, as_json: bool) -> None:
-    """What CONFIG would train, for how long, and what it needs on disk. Exits with 2 if it cannot work."""
+def plan(
+    config: Path,
+    overrides: tuple[str, ...],
+    captions: bool,
+    measure: bool,
+    processes: int,
+    ascii_only: bool,
+    as_json: bool,
+) -> None:
+    """What CONFIG would train, for how long, what it needs, and advice about its settings.
+
+    Exits with 2 if it cannot work.
+    """
     settings = load_config(config, overrides)
     with output.working("reading pictures and model"):
         from loratory.training.plan import make_plan  # imports torch, which takes seconds
 
-        made = make_plan(settings)
+        made = make_plan(settings, processes)
     summary = _summary(made)
     if captions:
         summary["captions"] = _draws(made)
+    if measure:
+        summary["measured"] = _measure(made)
     if as_json:
         output.data_json(summary)
     else:
-        _print(made, summary)
+        _print(made, summary, ascii_only=ascii_only)
+
+
+def _measure(made: Any) -> dict[str, Any]:
+    from loratory.training.measure import Measured, measure
+
+    with output.working("loading") as tell:
+        for progress in measure(made):
+            if isinstance(progress, Measured):
+                steps_s = progress.step_s * made.length.total_steps
+                return {**dataclasses.asdict(progress), "expected_s": progress.load_s + steps_s}
+            tell(f"{progress.name} {progress.done}/{progress.total}" if progress.total > 1 else progress.name)
+    raise AssertionError("a trial run ends with its result")
 
 
 def _summary(made: Any) -> dict[str, Any]:
@@ -54,7 +86,7 @@ def _summary(made: Any) -> dict[str, Any]:
         },
         "folders": [
             {
-                "name": folder.path.name,
+                "name": folder.name,
                 "images": len(folder.images),
                 "repeats": folder.repeats,
                 "per_epoch": len(folder.images) * folder.repeats,
@@ -63,6 +95,8 @@ def _summary(made: Any) -> dict[str, Any]:
             for folder, exposure in zip(folders, length.exposures, strict=True)
         ],
         "buckets": [{"width": w, "height": h, "visits_per_epoch": count} for (w, h), count in made.buckets],
+        "regularization": _regularization(made),
+        "held_back": len(made.held_back),
         "batches_per_epoch": made.batches_per_epoch,
         "steps_per_epoch": made.steps_per_epoch,
         "epochs": length.epochs,
@@ -80,12 +114,59 @@ def _summary(made: Any) -> dict[str, Any]:
         "save_bytes": made.save_bytes,
         "state_bytes": made.state_bytes,
         "disk_bytes": made.disk_bytes,
+        "curves": _curves(made),
+        "advice": [dataclasses.asdict(each) for each in made.advice],
         "warnings": list(made.warnings),
         "findings": [
             {"rule": f.rule, "severity": f.severity, "path": str(f.path or ""), "message": f.message}
             for f in made.dataset.findings
         ],
     }
+
+
+def _regularization(made: Any) -> dict[str, Any] | None:
+    """How the regularization pictures are used; None without any."""
+    if not made.has_reg:
+        return None
+    from collections import Counter
+
+    epochs = min(made.length.epochs, 1000)  # a longer run uses them no less evenly
+    used = Counter(visit.image for epoch in range(1, epochs + 1) for visit in made.order.reg_visits(epoch))
+    images = [index for index, is_reg in enumerate(made.order.is_reg) if is_reg]
+    counts = [used[index] for index in images]
+    return {
+        "images": len(images),
+        "visits_per_epoch": len(made.order.reg_visits(1)),
+        "used": sum(count > 0 for count in counts),
+        "fewest_visits": min(counts),
+        "most_visits": max(counts),
+        "epochs": epochs,
+        "weight": made.config.loss.prior_loss_weight,
+    }
+
+
+def _curves(made: Any) -> dict[str, list[float]]:
+    """The learning rate's factor over the run, and how much each timestep counts: weight of its loss times how often
+    it is drawn."""
+    import torch
+
+    from loratory.training.loss import loss_weights
+    from loratory.training.noise import make_schedule
+    from loratory.training.schedule import lr_multiplier
+    from loratory.training.timesteps import timestep_density
+
+    config, total = made.config, made.length.total_steps
+    points = min(total, _CURVE_POINTS)
+    rates = [lr_multiplier(config.optimizer, index * total // points, total) for index in range(points)]
+    schedule = make_schedule(
+        zero_terminal_snr=made.info.zero_terminal_snr, kohya_compatible=config.compatibility == "kohya"
+    )
+    weights = loss_weights(
+        torch.arange(1000), schedule, config.loss, v_prediction=made.info.prediction_type == "v_prediction"
+    )
+    counted = weights * timestep_density(config.noise)
+    averaged = counted.view(-1, 1000 // _CURVE_POINTS).mean(dim=1)
+    return {"learning_rate_factor": rates, "loss_weight_by_timestep": averaged.tolist()}
 
 
 def _draws(made: Any, count: int = 10) -> dict[str, list[str]]:
@@ -112,7 +193,7 @@ def _draws(made: Any, count: int = 10) -> dict[str, list[str]]:
     }
 
 
-def _print(made: Any, summary: dict[str, Any]) -> None:
+def _print(made: Any, summary: dict[str, Any], *, ascii_only: bool) -> None:
     config = made.config
     accumulation = config.training.gradient_accumulation_steps
     _fact("model", f"{made.info.path.name} · {_FAMILY[made.info.family]} · {_prediction(made.info)}")
@@ -154,16 +235,52 @@ def _print(made: Any, summary: dict[str, Any]) -> None:
         table.add_row(_PART[part.name], str(part.modules), f"{part.parameters:,}", rate, rank, scale)
     output.show(table)
 
+    regularization = summary["regularization"]
+    if regularization:
+        output.data("")
+        _fact(
+            "prior",
+            f"{_count(regularization['visits_per_epoch'], 'visit')} an epoch to "
+            f"{regularization['images']} regularization pictures, weighted {regularization['weight']:g}",
+        )
+        fewest, most = regularization["fewest_visits"], regularization["most_visits"]
+        seen = f"{fewest} times" if fewest == most else f"{fewest} to {most} times"
+        _fact("", f"{regularization['used']} of them are used in this run, each {seen}")
+    if made.held_back:
+        _fact("held", f"{_count(len(made.held_back), 'picture')} held back for the validation loss")
+
+    curves, width = summary["curves"], min(shutil.get_terminal_size().columns, 80)
+    ascii_only = ascii_only or not output.is_unicode()
+    output.data("\nlearning rate over the run, as a share of each part's rate")
+    labels = ("step 0", f"step {made.length.total_steps}")
+    rates = curves["learning_rate_factor"]
+    output.data("\n".join(draw_curve(rates, width, 5, x_labels=labels, ascii_only=ascii_only)))
+    weights = curves["loss_weight_by_timestep"]
+    if max(weights) - min(weights) > 0.05 * max(weights):
+        output.data("\nhow much a timestep counts: weight of its loss x how often it is drawn")
+        labels = ("0: little noise", "999: pure noise")
+        spread = min(weights) > 0 and max(weights) / min(weights) > 20
+        output.data("\n".join(draw_curve(weights, width, 6, x_labels=labels, log=spread, ascii_only=ascii_only)))
+
     output.data("")
     times = "once" if made.saves == 1 else f"{made.saves} times"
     _fact("saves", f"{times}, {spoken_bytes(made.save_bytes)} each, in {config.output.output_dir}")
     _fact("disk", f"at most {spoken_bytes(made.disk_bytes)}, states for resuming included")
+    if measured := summary.get("measured"):
+        bucket = "x".join(map(str, measured["bucket"]))
+        spare = f" of {spoken_bytes(measured['free_bytes'])}" if measured["free_bytes"] else ""
+        _fact("time", f"{measured['step_s']:.3g} s a step of the largest bucket, {bucket}, on {measured['device']}")
+        _fact("", f"about {spoken_time(measured['expected_s'])} in all, {measured['load_s']:.0f} s before step 1")
+        _fact("memory", f"{spoken_bytes(measured['peak_bytes'])}{spare}")
     for picture, drawn in summary.get("captions", {}).items():
         output.data(f"\n{output.one_line(picture)} as it is trained in ten epochs")
         for text in drawn:
             output.data(f"  {output.one_line(text) or '(empty)'}")
     for sentence in summary["warnings"]:
         output.say(output.one_line(f"warning: {sentence}"), "yellow")
+    for each in summary["advice"]:
+        style = "yellow" if each["severity"] == "warning" else ""
+        output.say(output.one_line(f"{each['severity']}: {each['message']} [{each['rule']}]"), style)
     for finding in summary["findings"]:
         sentence = f"{finding['severity']}: {finding['message']}"
         output.say(output.one_line(sentence), "yellow" if finding["severity"] != "note" else "")

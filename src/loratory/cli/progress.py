@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from loratory.cli import output
-from loratory.runs.events import Event, Finished, Notice, Phase, Sampled, Saved, Started, Step, Timed, encode
+from loratory.runs.events import Event, Finished, Notice, Phase, Sampled, Saved, Started, Step, Timed, Validated, encode
 from loratory.runs.store import EventReader, RunDirectory
 
 POLL_EVERY_S = 0.2
@@ -302,6 +302,8 @@ def _say(event: Event) -> None:
             output.say(
                 output.one_line(f"saved {event.path} ({spoken_bytes(event.size_bytes)}), read back and compared")
             )
+        case Validated(step=step, loss=loss):
+            output.say(f"validation loss {loss:.4f} after step {step}")
         case Sampled():
             output.say(output.one_line(f"drew {event.path}: {event.prompt}"))
         case Notice():

@@ -11,7 +11,6 @@ from loratory.errors import LoratoryError
 
 _BUILT_VALUES: dict[str, tuple[frozenset[str], str]] = {
     "network.network_type": (frozenset({"lora", "locon", "dora"}), 'use "lora", "locon" or "dora"'),
-    "training.cross_attention": (frozenset({"sdpa"}), 'use "sdpa", which is as fast'),
     "network.lycoris_preset": (
         frozenset({"full"}),
         "the network type decides which layers are trained, and network_train_unet_only leaves the text encoder out",
@@ -23,13 +22,8 @@ _BUILT_VALUES: dict[str, tuple[frozenset[str], str]] = {
 _DROPOUT = "use network_dropout, rank_dropout or scale_weight_norms against overfitting"
 _ONE_SIZE = "every block gets network_dim and network_alpha, or conv_dim and conv_alpha"
 _ONE_RATE = "every block learns at unet_lr"
-_IN_THE_LOOP = "leave it out; pictures come from the latent cache"
 
 _UNBUILT: dict[str, str] = {
-    "model.base_weights": "merge the files into the base model first, and name the result as the base model",
-    "dataset.max_data_loader_n_workers": _IN_THE_LOOP,
-    "dataset.persistent_data_loader_workers": _IN_THE_LOOP,
-    "network.network_weights": "start a new adapter; an interrupted run is continued with --resume",
     "network.use_tucker": "leave it out; convolutions get a plain adapter of rank conv_dim",
     "network.use_scalar": "leave it out; the adapter starts at zero without it",
     "network.wd_on_output": "leave it at true: one magnitude per output",
@@ -44,7 +38,6 @@ _UNBUILT: dict[str, str] = {
     "network.mid_lr_weight": _ONE_RATE,
     "network.up_lr_weight": _ONE_RATE,
     "network.block_lr_zero_threshold": _ONE_RATE,
-    "training.torch_compile": "leave it out; it changes speed, not the result",
 }
 """Settings that do not work at all yet, each with the nearest thing that does."""
 

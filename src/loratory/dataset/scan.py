@@ -4,23 +4,30 @@ findings."""
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from loratory.config.schema import CaptionSettings, DatasetSettings, SubsetSettings
-from loratory.dataset.captions import CaptionFile, read_caption
+from loratory.dataset.companions import find_masks, read_captions
 from loratory.dataset.findings import Finding, shown
+from loratory.dataset.listing import (
+    Listing,
+    count_images,
+    extension,
+    is_text,
+    list_folder,
+    pictures,
+    some_names,
+    stem,
+)
 from loratory.dataset.treatment import Treatment, treatment_of
 from loratory.errors import LoratoryError
 from loratory.imaging.pixels import UnreadablePicture, picture_size
 
-IMAGE_EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"})
-CAPTION_EXTENSIONS = (".txt", ".caption", ".TXT", ".CAPTION")
 # Pictures people do put into such folders, and that no trainer of this family reads.
 _OTHER_PICTURES = frozenset({".gif", ".tif", ".tiff", ".jxl", ".heic", ".heif", ".jfif", ".psd", ".svg"})
 
-_NAMES_SHOWN = 5
 _ERRORS_SHOWN = 20
 # More is a mistake (a date before the underscore), and would fill the memory with one epoch.
 _MOST_REPEATS = 10_000
@@ -49,10 +56,13 @@ class TrainImage:
 
 @dataclass(frozen=True)
 class ConceptFolder:
-    """A folder `N_name`: each of its pictures is visited N times an epoch. Pictures are sorted by file
-    name."""
+    """A folder `N_name`: each of its pictures is visited N times an epoch. Pictures are sorted by file name.
+
+    name: that of the folder, made unique among all.
+    """
 
     path: Path
+    name: str
     repeats: int
     class_tokens: str
     is_reg: bool
@@ -104,7 +114,27 @@ def scan_dataset(dataset: DatasetSettings, caption: CaptionSettings) -> Dataset:
             "No picture to train was found: every folder is a regularization set, or empty.",
             hint="Give the pictures in dataset.train_data_dir or dataset.subsets.",
         )
-    return Dataset(tuple(folders), tuple(scan.found))
+    return Dataset(tuple(_told_apart(folders)), tuple(scan.found))
+
+
+def _told_apart(folders: Sequence[ConceptFolder]) -> list[ConceptFolder]:
+    """The folders, those with the same name as an earlier one named with the folder they lie in, or numbered."""
+    apart: list[ConceptFolder] = []
+    taken: set[str] = set()
+    for folder in folders:
+        name, number = folder.name, 1
+        if name in taken:
+            name = f"{folder.path.parent.name}/{folder.name}"
+        while name in taken:
+            number += 1
+            name = f"{folder.path.parent.name}/{folder.name} ({number})"
+        taken.add(name)
+        apart.append(
+            folder
+            if name == folder.name
+            else replace(folder, name=name, images=tuple(replace(image, folder=name) for image in folder.images))
+        )
+    return apart
 
 
 def _subsets_by_folder(dataset: DatasetSettings) -> dict[Path, SubsetSettings]:
@@ -147,15 +177,6 @@ def _refuse(findings: Iterable[Finding]) -> None:
     )
 
 
-@dataclass
-class _Listing:
-    """The entries of one directory by kind, each sorted by the bytes of its name."""
-
-    directories: list[os.DirEntry[str]] = field(default_factory=list[os.DirEntry[str]])
-    images: list[os.DirEntry[str]] = field(default_factory=list[os.DirEntry[str]])
-    names: list[str] = field(default_factory=list[str])
-
-
 def _scan_root(root: Path, key: str, is_reg: bool, scan: _Scan) -> list[ConceptFolder]:
     listing, found = _list_root(root, key), scan.found
     concepts: list[os.DirEntry[str]] = []
@@ -168,8 +189,8 @@ def _scan_root(root: Path, key: str, is_reg: bool, scan: _Scan) -> list[ConceptF
             concepts.append(entry)
             continue
         ignored.append(entry.name)
-        count = _count_images(entry)
-        lost = f"; its {_pictures(count)} will not be trained" if count else ""
+        count = count_images(entry)
+        lost = f"; its {pictures(count)} will not be trained" if count else ""
         reason = (
             f"{shown(entry.name)}: ignored, because {problem}{lost}. Concept folders are named like 10_fox "
             "(repeats, underscore, token)."
@@ -178,9 +199,9 @@ def _scan_root(root: Path, key: str, is_reg: bool, scan: _Scan) -> list[ConceptF
     if not concepts:
         raise _no_concepts(root, key, listing, ignored)
     if listing.images:
-        names = _some_names([entry.name for entry in listing.images])
+        names = some_names([entry.name for entry in listing.images])
         reason = (
-            f"{root}: {_pictures(len(listing.images))} directly inside ({names}) will not be trained: only "
+            f"{root}: {pictures(len(listing.images))} directly inside ({names}) will not be trained: only "
             "those in concept folders are."
         )
         found.append(Finding("loose-images", "warning", root, reason))
@@ -188,7 +209,7 @@ def _scan_root(root: Path, key: str, is_reg: bool, scan: _Scan) -> list[ConceptF
     folders = [_scan_concept(Path(entry.path), is_reg, scan) for entry in concepts]
     if not any(folder.images for folder in folders):
         _refuse(found[before:])
-        names = _some_names([entry.name for entry in concepts])
+        names = some_names([entry.name for entry in concepts])
         raise LoratoryError(
             f"No picture found in the concept folders of {root} ({names}).",
             hint="Put png, jpg, webp, bmp or avif files directly inside them.",
@@ -196,9 +217,9 @@ def _scan_root(root: Path, key: str, is_reg: bool, scan: _Scan) -> list[ConceptF
     return folders
 
 
-def _list_root(root: Path, key: str) -> _Listing:
+def _list_root(root: Path, key: str) -> Listing:
     try:
-        return _list(root)
+        return list_folder(root)
     except FileNotFoundError as error:
         raise LoratoryError(
             f"dataset.{key}: {root} does not exist.",
@@ -214,18 +235,18 @@ def _list_root(root: Path, key: str) -> _Listing:
         ) from error
 
 
-def _no_concepts(root: Path, key: str, listing: _Listing, ignored: Sequence[str]) -> LoratoryError:
+def _no_concepts(root: Path, key: str, listing: Listing, ignored: Sequence[str]) -> LoratoryError:
     name = root.resolve().name
     if listing.images and _parse_folder_name(name)[2] is None:
         return LoratoryError(
-            f"dataset.{key}: {root} is itself a concept folder ({_pictures(len(listing.images))}).",
+            f"dataset.{key}: {root} is itself a concept folder ({pictures(len(listing.images))}).",
             hint=f"Give the folder that holds it: {root.resolve().parent}",
         )
     message = f"No concept folder found in {root}. Expected folders named like 10_fox (repeats, underscore, token)."
     if ignored:
-        message += f" Found folders with other names: {_some_names(ignored)}."
+        message += f" Found folders with other names: {some_names(ignored)}."
     if listing.images:
-        message += f" Found {_pictures(len(listing.images))} directly inside."
+        message += f" Found {pictures(len(listing.images))} directly inside."
         return LoratoryError(message, hint=f"Move them into a folder like {root / '10_fox'}.")
     return LoratoryError(message, hint=f"Make a folder like {root / '10_fox'} and put the pictures into it.")
 
@@ -233,7 +254,7 @@ def _no_concepts(root: Path, key: str, listing: _Listing, ignored: Sequence[str]
 def _parse_folder_name(name: str) -> tuple[int, str, str | None]:
     """(repeats, class_tokens, why the folder is not a concept folder or None), by the rule of sd-scripts."""
     number, _, class_tokens = name.partition("_")
-    if not _is_text(name):
+    if not is_text(name):
         return 0, "", "its name is not valid UTF-8"
     try:
         repeats = int(number)
@@ -249,18 +270,18 @@ def _scan_concept(path: Path, is_reg: bool, scan: _Scan) -> ConceptFolder:
     subset = scan.subsets.get(path.resolve())
     repeats, class_tokens, problem = _parse_folder_name(path.name)
     if problem is not None:  # a subset's folder may have any name
-        repeats, class_tokens = 1, path.name if _is_text(path.name) else ""
+        repeats, class_tokens = 1, path.name if is_text(path.name) else ""
     if subset is not None:
         repeats = subset.num_repeats or repeats
         class_tokens = class_tokens if subset.class_tokens is None else subset.class_tokens
         is_reg = is_reg if subset.is_reg is None else subset.is_reg
     treatment = treatment_of(path.name, scan.dataset, scan.caption, subset)
     try:
-        listing = _list(path)
+        listing = list_folder(path)
     except OSError as error:
         reason = f"{where}: cannot be read ({error.strerror}). Check its permissions."
         found.append(Finding("folder-unreadable", "error", path, reason))
-        return ConceptFolder(path, repeats, class_tokens, is_reg, (), treatment)
+        return ConceptFolder(path, path.name, repeats, class_tokens, is_reg, (), treatment)
     if repeats > _MOST_REPEATS:
         reason = f"{where}: asks for {repeats} repeats of each picture. Rename the folder; 1 to 100 is usual."
         found.append(Finding("repeats", "error", path, reason))
@@ -269,7 +290,7 @@ def _scan_concept(path: Path, is_reg: bool, scan: _Scan) -> ConceptFolder:
     sizes: dict[str, tuple[int, int]] = {}
     for image in listing.images:
         # Names go into events and metadata, which are UTF-8: better refused here than hours later.
-        if not _is_text(image.name):
+        if not is_text(image.name):
             reason = f"{where}/{shown(image.name)}: its name is not valid UTF-8. Rename it."
             found.append(Finding("file-name", "error", Path(image.path), reason))
             continue
@@ -281,199 +302,46 @@ def _scan_concept(path: Path, is_reg: bool, scan: _Scan) -> ConceptFolder:
     names = frozenset(listing.names)
     # A regularization set needs no captions: its class is what it is there for.
     notes: list[Finding] = []
-    captions = _read_captions(path, class_tokens, list(sizes), names, treatment.caption, notes)
+    captions = read_captions(path, class_tokens, list(sizes), names, treatment.caption, notes)
     found.extend(note for note in notes if not (is_reg and class_tokens and note.rule == "caption-missing"))
-    masks = _find_masks(path, list(sizes), treatment.masks, found)
+    masks = find_masks(path, list(sizes), treatment.masks, is_reg, found)
     images = tuple(
         TrainImage(
             path / name, path.name, class_tokens, repeats, size, text, caption_path, is_reg, treatment, masks.get(name)
         )
         for (name, size), (caption_path, text) in zip(sizes.items(), captions, strict=True)
     )
-    return ConceptFolder(path, repeats, class_tokens, is_reg, images, treatment)
+    return ConceptFolder(path, path.name, repeats, class_tokens, is_reg, images, treatment)
 
 
-def _find_masks(path: Path, names: Sequence[str], masks: Path | None, found: list[Finding]) -> dict[str, Path]:
-    """The mask picture of each picture that has one: of the same stem, in the folder `masks`."""
-    if masks is None:
-        return {}
-    where = shown(path.name)
-    try:
-        listing = _list(masks)
-    except OSError as error:
-        reason = f"{where}: the folder of its masks, {masks}, cannot be read ({error.strerror})."
-        found.append(Finding("masks-unreadable", "error", masks, reason))
-        return {}
-    by_stem = {_stem(entry.name): Path(entry.path) for entry in listing.images}
-    missing = [name for name in names if _stem(name) not in by_stem]
-    if missing:
-        reason = (
-            f"{where}: {len(missing)} of {_pictures(len(names))} without a mask in {masks} ({_some_names(missing)}): "
-            "they count as a whole."
-        )
-        found.append(Finding("mask-missing", "warning", path, reason))
-    return {name: by_stem[_stem(name)] for name in names if _stem(name) in by_stem}
-
-
-def _folder_findings(path: Path, listing: _Listing) -> Iterator[Finding]:
+def _folder_findings(path: Path, listing: Listing) -> Iterator[Finding]:
     """What the names in one concept folder tell."""
     where = shown(path.name)
     if not listing.images:
         reason = f"{where}: no picture directly inside. Put png, jpg, webp, bmp or avif files there."
         yield Finding("empty-folder", "warning", path, reason)
-    others = [name for name in listing.names if _extension(name) in _OTHER_PICTURES]
+    others = [name for name in listing.names if extension(name) in _OTHER_PICTURES]
     if others:
         reason = (
-            f"{where}: {_pictures(len(others))} of another format ({_some_names(others)}) will not be "
+            f"{where}: {pictures(len(others))} of another format ({some_names(others)}) will not be "
             "trained. Convert to PNG, JPEG or WebP."
         )
         yield Finding("image-format", "warning", path, reason)
     for directory in listing.directories:
-        count = 0 if directory.name.startswith(".") else _count_images(directory)
+        count = 0 if directory.name.startswith(".") else count_images(directory)
         if count:
             reason = (
-                f"{where}/{shown(directory.name)}: {_pictures(count)} will not be trained, because folders "
+                f"{where}/{shown(directory.name)}: {pictures(count)} will not be trained, because folders "
                 f"inside a concept folder are not read. Move them up into {where}."
             )
             yield Finding("nested-folder", "warning", Path(directory.path), reason)
     by_stem: defaultdict[str, list[str]] = defaultdict(list)
     for image in listing.images:
-        by_stem[_stem(image.name)].append(image.name)
-    for stem, names in by_stem.items():
+        by_stem[stem(image.name)].append(image.name)
+    for shared, names in by_stem.items():
         if len(names) > 1:
             reason = (
-                f"{where}: {' and '.join(map(shown, names))} share one caption file, {shown(stem)}.*. Rename "
+                f"{where}: {' and '.join(map(shown, names))} share one caption file, {shown(shared)}.*. Rename "
                 "all but one of them."
             )
             yield Finding("stem-clash", "warning", path / names[1], reason)
-
-
-def _read_captions(
-    folder: Path,
-    class_tokens: str,
-    image_names: Sequence[str],
-    names: frozenset[str],
-    settings: CaptionSettings,
-    found: list[Finding],
-) -> list[tuple[Path | None, str]]:
-    """(caption file or None, caption) of each picture of a folder; `names` are all files in it.
-
-    What tends to be true of many files at once becomes one finding for the folder.
-    """
-    captions: list[tuple[Path | None, str]] = []
-    missing: list[str] = []
-    elsewhere: list[str] = []
-    many_lines: list[str] = []
-    instead = f"“{class_tokens}” from the folder's name" if class_tokens else "no text at all"
-    for image_name in image_names:
-        stem = _stem(image_name)
-        name = stem + settings.caption_extension
-        if name not in names:
-            others = [stem + extension for extension in CAPTION_EXTENSIONS if stem + extension in names]
-            if others:
-                elsewhere.append(others[0])
-            else:
-                missing.append(image_name)
-            captions.append((None, class_tokens))
-            continue
-        path = folder / name
-        where = f"{shown(folder.name)}/{shown(name)}"
-        try:
-            caption = read_caption(path)
-        except OSError as error:
-            reason = f"{where}: cannot be read ({error.strerror}). Check its permissions."
-            found.append(Finding("caption-unreadable", "error", path, reason))
-            captions.append((path, ""))
-            continue
-        captions.append((path, caption.text))
-        if caption.problem is not None:
-            found.append(_caption_finding(path, where, caption, instead))
-        if "\n" in caption.text:
-            many_lines.append(name)
-
-    folder_name = shown(folder.name)
-    if elsewhere:
-        reason = (
-            f"{folder_name}: {_some_names(elsewhere)} {'exists' if len(elsewhere) == 1 else 'exist'} but "
-            f"caption_extension is {settings.caption_extension}, so {_pictures(len(elsewhere))} would be "
-            f"trained on {instead}. Set caption.caption_extension."
-        )
-        found.append(Finding("caption-extension", "warning", folder, reason))
-    if missing:
-        reason = (
-            f"{folder_name}: {len(missing)} of {_pictures(len(image_names))} without a "
-            f"{settings.caption_extension} file ({_some_names(missing)}): trained on {instead}."
-        )
-        found.append(Finding("caption-missing", "note" if class_tokens else "warning", folder, reason))
-    if many_lines and not settings.enable_wildcard:
-        reason = (
-            f"{folder_name}: {_some_names(many_lines)} {'has' if len(many_lines) == 1 else 'have'} several "
-            "lines, of which only the first is trained. Join them, or set caption.enable_wildcard to draw "
-            "one line per visit."
-        )
-        found.append(Finding("caption-lines", "warning", folder, reason))
-    return captions
-
-
-def _caption_finding(path: Path, where: str, caption: CaptionFile, instead: str) -> Finding:
-    if caption.problem == "nul":
-        reason = f"{where}: has NUL bytes, so it is not a text file. Save it as UTF-8."
-        return Finding("caption-nul", "error", path, reason)
-    if caption.problem == "empty":
-        reason = (
-            f"{where}: is empty, so the picture is trained without text. Write its tags, or delete the file "
-            f"to train on {instead}."
-        )
-        return Finding("caption-empty", "warning", path, reason)
-    reason = (
-        f"{where}: is not UTF-8 and was read as {caption.encoding}. Check its accented letters and save it as UTF-8."
-    )
-    return Finding("caption-encoding", "warning", path, reason)
-
-
-def _list(directory: Path) -> _Listing:
-    """Lists a directory once. A picture's name that is a folder counts as a folder; a dangling link as a
-    picture."""
-    listing = _Listing()
-    with os.scandir(directory) as entries:
-        for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
-            if entry.is_dir():
-                listing.directories.append(entry)
-                continue
-            listing.names.append(entry.name)
-            if _extension(entry.name) in IMAGE_EXTENSIONS:
-                listing.images.append(entry)
-    return listing
-
-
-def _count_images(directory: os.DirEntry[str]) -> int:
-    try:
-        return len(_list(Path(directory.path)).images)
-    except OSError:
-        return 0
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _stem(name: str) -> str:
-    return PurePath(name).stem
-
-
-def _extension(name: str) -> str:
-    return PurePath(name).suffix.lower()
-
-
-def _pictures(count: int) -> str:
-    return "1 picture" if count == 1 else f"{count} pictures"
-
-
-def _some_names(names: Sequence[str]) -> str:
-    """Up to five names and how many more there are."""
-    text = ", ".join(shown(name) for name in names[:_NAMES_SHOWN])
-    return text if len(names) <= _NAMES_SHOWN else f"{text} and {len(names) - _NAMES_SHOWN} more"

@@ -42,8 +42,8 @@ def parse_emphasis(caption: str) -> list[tuple[str, float]]:
             multiply_from(open_round.pop(), ROUND_WEIGHT if weight is None else float(weight))
         elif text == "]" and open_square:
             multiply_from(open_square.pop(), SQUARE_WEIGHT)
-        else:
-            texts.append(text[1:] if text.startswith("\\") else text)
+        elif text != "\\":
+            texts.append(text.removeprefix("\\"))
             weights.append(1.0)
     for start in open_round:
         multiply_from(start, ROUND_WEIGHT)

@@ -44,7 +44,8 @@ class BaseModel:
 
     The VAE is fp32, and so is the rest unless `load_base_model` was asked for another format.
     text_encoders, tokenizers: one each, two for SDXL. identity: hash of the weights of "vae",
-    "text_encoder" and "text_encoder_2", for keys of caches. vae_scale: the UNet's latents are those of the
+    "text_encoder" and "text_encoder_2", for keys of caches, and of the adapters merged into them, "base_weights", if
+    there are any. vae_scale: the UNet's latents are those of the
     VAE times this.
     """
 

@@ -96,16 +96,20 @@ def host(
 def host_follower(config: Config) -> None:
     """Trains beside the first process of several (see `training.distributed`); returns when that one ends the run.
 
-    Signals are the first process's business: it saves, and tells the others to stop.
+    Once they have met, signals are the first process's business: it saves, and tells the others to stop.
     """
-    names = ["SIGINT", "SIGTERM", "SIGHUP"]
-    for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
-        signal.signal(number, signal.SIG_IGN)
+    from loratory.training.device import pick_device
+    from loratory.training.distributed import Ranks
     from loratory.training.loop import follow
     from loratory.training.plan import make_plan
 
     try:
-        follow(make_plan(config, process_count()))
+        plan = make_plan(config, process_count())
+        ranks = Ranks.join(pick_device())
+        names = ["SIGINT", "SIGTERM", "SIGHUP"]
+        for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+            signal.signal(number, signal.SIG_IGN)
+        follow(plan, ranks)
     except RuntimeError as error:
         if "onnection" not in str(error):
             raise
@@ -134,7 +138,8 @@ def _explained(error: Exception, config: Config, run: RunDirectory) -> LoratoryE
             f"The GPU ran out of memory at batch size {config.training.train_batch_size} and resolution "
             f"{'x'.join(map(str, config.dataset.resolution_wh))}.",
             hint="In this order: training.gradient_checkpointing = true, train_batch_size = 1 with "
-            "gradient_accumulation_steps, network.network_train_unet_only = true, a smaller dataset.resolution.",
+            "gradient_accumulation_steps, training.int8_base = true, network.network_train_unet_only = true, a smaller "
+            "dataset.resolution, training.blocks_to_swap.",
             exit_code=FAILED,
         )
     return None

@@ -5,6 +5,7 @@ picture or a caption, or changing the resolution, the crop, the VAE or the text 
 """
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ class LatentEncoder:
     background: tuple[int, int, int]
     interpolation: str | None
     kohya_compatible: bool = False
+    _turn: threading.Lock = field(default_factory=threading.Lock)
 
     @torch.no_grad()
     def encode(self, pictures: Sequence[Picture]) -> list[Posterior]:
@@ -74,8 +76,9 @@ class LatentEncoder:
         pixels = torch.stack(
             [p.pixels(self.background, self.interpolation, kohya_compatible=self.kohya_compatible) for p in pictures]
         )
-        moments = self.vae.encode(pixels.to(self.device, self.dtype)).latent_dist  # pyright: ignore[reportCallIssue]
-        mean, log_variance = moments.mean.float().cpu(), moments.logvar.float().cpu()
+        with self._turn:  # one at a time: each takes the memory of all the VAE's layers
+            moments = self.vae.encode(pixels.to(self.device, self.dtype)).latent_dist  # pyright: ignore[reportCallIssue]
+            mean, log_variance = moments.mean.float().cpu(), moments.logvar.float().cpu()
         for picture, latents in zip(pictures, mean, strict=True):
             if not latents.isfinite().all():
                 raise LoratoryError(
@@ -198,8 +201,9 @@ class EncodedText:
 class TextCache:
     """Encoded captions, most recently used first to stay. Used only while the text encoders are not trained.
 
-    encode takes one caption, so that its result does not depend on what else is in the batch. `prefix` is a digest of
-    the encoders and of the settings that shape their output.
+    Threads may share it: each caption is encoded once, one at a time. encode takes one caption, so that its result
+    does not depend on what else is in the batch. `prefix` is a digest of the encoders and of the settings that shape
+    their output.
     """
 
     encode: Callable[[str], EncodedText]
@@ -208,8 +212,13 @@ class TextCache:
     capacity_bytes: int = TEXT_BYTES_IN_MEMORY
     _memory: OrderedDict[str, EncodedText] = field(default_factory=OrderedDict[str, EncodedText])
     _bytes: int = 0
+    _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def get(self, caption: str) -> EncodedText:
+        with self._turn:
+            return self._get(caption)
+
+    def _get(self, caption: str) -> EncodedText:
         if caption in self._memory:
             self._memory.move_to_end(caption)
             return self._memory[caption]

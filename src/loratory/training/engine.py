@@ -7,15 +7,20 @@ from dataclasses import dataclass
 import torch
 from torch.nn import Parameter
 
+from loratory.adapters.base_weights import merge_base_weights
+from loratory.adapters.files import read_adapter
 from loratory.adapters.lora import Adapter, inject
+from loratory.adapters.network_weights import sizes_from_weights
 from loratory.config.schema import Config
 from loratory.dataset.captions import draw_caption, plain_caption
 from loratory.models.load import BaseModel, load_base_model
 from loratory.models.text import TextConditioning, encode_ids, encode_text
 from loratory.paths import cache_dir
 from loratory.runs.events import Phase
+from loratory.training.attention import choose_attention
 from loratory.training.batches import Batch, BatchMaker, class_token
 from loratory.training.cache import EncodedText, LatentCache, LatentEncoder, Picture, TextCache
+from loratory.training.compilation import compile_blocks
 from loratory.training.device import compute_dtype
 from loratory.training.ema import MovingAverage
 from loratory.training.frozen import offload_blocks, store_weights
@@ -90,11 +95,20 @@ def assemble(plan: Plan, device: torch.device) -> Iterator[Phase | Engine]:
     config, dtype = plan.config, compute_dtype(plan.config.training, device)
     yield Phase("loading the base model", 0, 1)
     base = load_base_model(plan.info, config.model, dtype=None if dtype == torch.float32 else dtype)
+    if config.model.base_weights:
+        base.identity["base_weights"] = merge_base_weights(
+            config.model.base_weights,
+            config.model.base_weights_multiplier,
+            base.unet,
+            base.text_encoders,
+            plan.info.family,
+        )
     latents = _latent_cache(plan, base, device, dtype)
     pictures = _pictures(plan)
-    for ready in latents.fill(pictures):
-        yield Phase("caching latents", ready, len(pictures))
-    if latents.keep and not any(picture.image.treatment.varies_pixels for picture in pictures):
+    kept = [picture for picture in pictures if not picture.image.treatment.varies_pixels]
+    for ready in latents.fill(kept):
+        yield Phase("caching latents", ready, len(kept))
+    if latents.keep and len(kept) == len(pictures):
         torch.nn.Module.to(base.vae, "cpu")  # needed again only for previews; the space belongs to the UNet
     rates = config.text_encoder_rates(len(base.text_encoders))
     adapter = inject(
@@ -105,7 +119,10 @@ def assemble(plan: Plan, device: torch.device) -> Iterator[Phase | Engine]:
         seed=config.training.seed,
         train_unet=config.trains_unet,
         train_text_encoder=[rate > 0 for rate in rates],
+        sizes=sizes_from_weights(config.network, plan.info.family),
     )
+    if config.network.network_weights is not None:
+        adapter.load_kohya_state_dict(read_adapter(config.network.network_weights).state_dict)
     if config.training.full_fp16 or config.training.full_bf16:
         cast_adapter(adapter, dtype)
     _place(base, device, dtype, config)
@@ -194,6 +211,9 @@ def _place(base: BaseModel, device: torch.device, dtype: torch.dtype, config: Co
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(dtype)
         module.to(device).train()
+    choose_attention(base.unet, training.cross_attention)
+    if training.torch_compile:
+        compile_blocks(base.unet, training.dynamo_backend)
     if training.gradient_checkpointing:
         base.unet.enable_gradient_checkpointing()
         for encoder in base.text_encoders if config.trains_text_encoder else ():

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from loratory.config.lint import Facts, FolderFacts
+from loratory.dataset.findings import shown
 from loratory.dataset.scan import TrainImage
 from loratory.models.components import component_configs
 from loratory.models.detect import ModelInfo
@@ -29,11 +30,11 @@ def facts_of(plan: "Plan") -> Facts:
         trained=frozenset(target.component for target in plan.targets),
         concepts=len({folder.class_tokens for folder in folders}),
         folders=tuple(
-            FolderFacts(folder.path.name, trained[folder.path], folder.repeats, exposure, _tags(folder.images))
+            FolderFacts(shown(folder.name), trained[folder.path], folder.repeats, exposure, _tags(folder.images))
             for folder, exposure in zip(folders, plan.length.exposures, strict=True)
             if trained[folder.path]
         ),
-        mirrored_folders=tuple(folder.path.name for folder in folders if folder.treatment.flip_aug),
+        mirrored_folders=tuple(shown(folder.name) for folder in folders if folder.treatment.flip_aug),
         buckets=dict(plan.buckets),
         train_images=sum(not image.is_reg for image in plan.images),
         reg_images=sum(image.is_reg for image in plan.images),
@@ -57,5 +58,5 @@ def _tags(images: Sequence[TrainImage]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for image in images:
         separator = image.treatment.caption.caption_separator
-        counts.update({tag for part in image.caption.split(separator) if (tag := part.strip())})
+        counts.update({shown(tag) for part in image.caption.split(separator) if (tag := part.strip())})
     return dict(counts)

@@ -7,6 +7,7 @@ keeps a state from which any later process goes on as if nothing had happened.
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ def train(plan: Plan, run: RunDirectory, control: Control, recorder: Recorder) -
     if start == length.total_steps and not final.exists():
         outputs.save(config.output.output_name, start)
 
-    windows = prefetched(_windows(engine, ranks, start))
+    windows = _windows(engine, ranks, start)
     step_began = time.perf_counter()
     for done in range(start, length.total_steps):
         for command in control.poll():
@@ -133,13 +134,12 @@ def train(plan: Plan, run: RunDirectory, control: Control, recorder: Recorder) -
     return Finished("done", length.total_steps, f"Trained {length.total_steps} steps.")
 
 
-def follow(plan: Plan) -> None:
+def follow(plan: Plan, ranks: Ranks) -> None:
     """The work of every process but the first: the same steps on its own share of each batch, and nothing written."""
     device = pick_device()
-    ranks = Ranks.join(device)
     engine = next(progress for progress in assemble(plan, device) if isinstance(progress, Engine))
     start = _begin(engine, ranks, None)
-    windows = prefetched(_windows(engine, ranks, start))
+    windows = _windows(engine, ranks, start)
     for done in range(start, plan.length.total_steps):
         if ranks.tell("") == "stop":
             return
@@ -209,17 +209,20 @@ def _windows(engine: Engine, ranks: Ranks, start: int) -> Iterator[list[_Share]]
     """The batches of each optimizer step from `start` on: as many as are accumulated, fewer at an epoch's end."""
     plan, maker, pin = engine.plan, engine.maker, engine.device.type == "cuda"
     accumulation = plan.config.training.gradient_accumulation_steps
-    epoch, order = 0, list[tuple[Visit, ...]]()
-    for step in range(start, plan.length.total_steps):
-        if (now := plan.length.epoch_of(step + 1)) != epoch:
-            epoch, order = now, plan.order.batches(now)
+    order_of = lru_cache(maxsize=2)(plan.order.batches)  # at an epoch's end, workers are in two of them
+
+    def window(step: int) -> list[_Share]:
+        epoch = plan.length.epoch_of(step + 1)
         begin = (step - plan.length.epoch_start(epoch)) * accumulation
-        window: list[_Share] = []
-        for visits in order[begin : begin + accumulation]:
+        shares: list[_Share] = []
+        for visits in order_of(epoch)[begin : begin + accumulation]:
             mine = ranks.share(visits)
             batch = maker.make(mine, epoch, step, len(visits)) if mine else None
-            window.append(_Share(visits, batch.pinned() if batch and pin else batch))
-        yield window
+            shares.append(_Share(visits, batch.pinned() if batch and pin else batch))
+        return shares
+
+    workers = max(1, plan.config.dataset.max_data_loader_n_workers)
+    return prefetched(window, range(start, plan.length.total_steps), workers=workers)
 
 
 @dataclass
@@ -258,7 +261,7 @@ class _StateKeeper:
             self.recorder.write(Notice("warning", problem))
         if state is None:
             return None
-        changed = [name for name, value in self.identity.items() if state.identity.get(name) != value]
+        changed = [name for name, value in self.identity.items() if state.identity.get(name, "") != value]
         if changed:
             raise LoratoryError(
                 f"This run cannot go on as if nothing had happened, because {' and '.join(changed)} changed since it "

@@ -37,8 +37,9 @@ def adapter_metadata(
         "ss_v2": plan.info.family == "sd2",
         "ss_base_model_version": _base_version(plan),
         "ss_network_module": "networks.lora" if config.network.network_type == "lora" else "lycoris.kohya",
-        "ss_network_dim": config.network.network_dim,
-        "ss_network_alpha": config.network.network_alpha,
+        # What sd-scripts' resizing writes where modules differ.
+        "ss_network_dim": "Dynamic" if config.network.dim_from_weights else config.network.network_dim,
+        "ss_network_alpha": "Dynamic" if config.network.dim_from_weights else config.network.network_alpha,
         "ss_network_args": json.dumps(_network_args(config)),
     }
     # Front ends read these to load a file; the rest is history and can be left out.
@@ -149,7 +150,7 @@ def _history(config: Config, plan: Plan, step: int, epoch: int) -> dict[str, obj
         "ss_zero_terminal_snr": plan.info.zero_terminal_snr,
         "ss_dataset_dirs": json.dumps(_directories(folders)),
         "ss_reg_dataset_dirs": json.dumps(_directories(regularization)),
-        "ss_tag_frequency": json.dumps({folder.path.name: _tag_frequency(folder) for folder in folders}),
+        "ss_tag_frequency": json.dumps({folder.name: _tag_frequency(folder) for folder in folders}),
     }
 
 
@@ -158,7 +159,7 @@ def _spelled(arguments: dict[str, object]) -> str:
 
 
 def _directories(folders: list[ConceptFolder]) -> dict[str, dict[str, int]]:
-    return {f.path.name: {"n_repeats": f.repeats, "img_count": len(f.images)} for f in folders}
+    return {f.name: {"n_repeats": f.repeats, "img_count": len(f.images)} for f in folders}
 
 
 def _tag_frequency(folder: ConceptFolder) -> dict[str, int]:
@@ -181,7 +182,9 @@ def _modelspec(config: Config, plan: Plan) -> dict[str, object]:
     if plan.info.family == "sd2":
         architecture += "-768-v" if plan.info.prediction_type == "v_prediction" else "-512"
     optional = {
-        "modelspec.trigger_phrase": "; ".join(dict.fromkeys(image.class_tokens for image in plan.images)),
+        "modelspec.trigger_phrase": "; ".join(
+            dict.fromkeys(image.class_tokens for image in plan.images if not image.is_reg)
+        ),
         "modelspec.author": output.metadata_author,
         "modelspec.description": output.metadata_description,
         "modelspec.license": output.metadata_license,

@@ -128,9 +128,12 @@ class Optimizers:
 
         Later steps leave the tensor alone, so it can be read late.
         """
-        sizes = [group.get("d") for group in self._groups().values()]
-        tensors = [size.float() for size in sizes if isinstance(size, Tensor)]
-        return torch.stack(tensors) if tensors else None
+        sizes = [group.get("d", 1.0) for group in self._groups().values()]
+        device = next((size.device for size in sizes if isinstance(size, Tensor)), None)
+        if device is None:
+            return None
+        # Of several instances one may hold a tensor already while another still begins with a number.
+        return torch.stack([torch.as_tensor(size, dtype=torch.float32, device=device) for size in sizes])
 
     def effective_rates(self) -> dict[str, float]:
         """The learning rate times the d an adaptive optimizer has found; waits for the device if `step_sizes` would."""

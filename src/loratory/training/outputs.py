@@ -147,6 +147,7 @@ class Outputs:
             [prompt],
             clip_skip=self._plan.config.model.clip_skip,
             max_token_length=self._plan.config.caption.max_token_length,
+            weighted_captions=self._plan.config.caption.weighted_captions,
             device=self.engine.device,
             dtype=self.engine.dtype,
         )

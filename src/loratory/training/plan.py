@@ -12,7 +12,9 @@ from typing import Literal
 import torch
 from torch import nn
 
+from loratory.adapters.base_weights import refuse_unmergeable
 from loratory.adapters.keys import Component
+from loratory.adapters.network_weights import refuse_misfit, sizes_from_weights
 from loratory.adapters.targets import Target, find_targets
 from loratory.config.lint import Advice, lint
 from loratory.config.schema import Config
@@ -25,6 +27,8 @@ from loratory.models.detect import ModelInfo, detect_model
 from loratory.models.load import meta_unet_and_text_encoders
 from loratory.paths import cache_dir
 from loratory.sampling.preview import Prompt, prompts_of
+from loratory.training.attention import refuse_missing_attention
+from loratory.training.compilation import refuse_unknown_compiler
 from loratory.training.facts import facts_of
 from loratory.training.frozen import refuse_unsuited_storage
 from loratory.training.optimizers import refuse_wrong_arguments, state_tensors
@@ -190,6 +194,9 @@ def make_plan(config: Config, processes: int = 1) -> Plan:
     unet, text_encoders = meta_unet_and_text_encoders(info)
     refuse_text_encoder_rates(config, len(text_encoders))
     refuse_unsuited_storage(config, unet)
+    refuse_missing_attention(training.cross_attention)
+    refuse_unknown_compiler(training)
+    refuse_unmergeable(config.model.base_weights, unet, text_encoders, info.family)
     rates = config.text_encoder_rates(len(text_encoders))
     targets = find_targets(
         unet,
@@ -198,8 +205,10 @@ def make_plan(config: Config, processes: int = 1) -> Plan:
         config.network,
         train_unet=config.trains_unet,
         train_text_encoder=[rate > 0 for rate in rates],
+        sizes=sizes_from_weights(config.network, info.family),
     )
     models = {"unet": unet, **{f"te{i}": encoder for i, encoder in enumerate(text_encoders, start=1)}}
+    refuse_misfit(config.network, targets, models, info.family)
     parts = tuple(_parts(config, rates, targets, models))
     refuse_clip_skip(config, info, text_encoders)
     parameters = sum(part.parameters for part in parts)
@@ -239,10 +248,12 @@ def identity_of(plan: Plan, model_identity: Mapping[str, str]) -> dict[str, str]
         (image.folder, image.path.name, image.size, image.repeats, image.is_reg, tuple(placement))
         for image, placement in zip(plan.images, plan.placements, strict=True)
     ]
-    training, weights = plan.config.training, sorted(model_identity.items())
+    training = plan.config.training
+    weights = sorted((name, digest) for name, digest in model_identity.items() if name != "base_weights")
     return {
         "dataset.train_data_dir": hashlib.sha256(repr(pictures).encode()).hexdigest(),
         "model.pretrained_model_name_or_path": hashlib.sha256(repr(weights).encode()).hexdigest(),
+        "model.base_weights": model_identity.get("base_weights", ""),
         "training.seed": str(training.seed),
         # In all processes together: how many share the work changes nothing that matters.
         "training.train_batch_size": str(plan.order.batch_size),

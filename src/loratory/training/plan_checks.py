@@ -46,7 +46,7 @@ def truncated_captions(config: Config, info: ModelInfo, images: Sequence[TrainIm
             step=0,
             max_steps=1,
         )
-        if tail := overflow(tokenizers[0], drawn, caption.max_token_length):
+        if tail := overflow(tokenizers[0], drawn, caption.max_token_length, weighted=caption.weighted_captions):
             cut.append((image, tail))
     if not cut:
         return []

@@ -1,49 +1,34 @@
 """Making things ahead of the loop that needs them."""
 
-import queue
-import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def prefetched(items: Iterable[T], depth: int = 2) -> Iterator[T]:
-    """Yields `items`, made up to `depth` ahead on a thread; an exception is raised where its item would have come.
+def prefetched(make: Callable[[int], T], positions: range, *, workers: int = 1, depth: int = 2) -> Iterator[T]:
+    """Yields `make(position)` for each position in order, made ahead by `workers` threads.
 
-    Leaving the loop early stops the thread after the item it is making.
+    make: is called by several threads at once, and its results must not depend on which calls came before.
+    depth: how many may lie ready, beside one in each worker's hands. An exception is raised where its item would have
+    come. Leaving the loop early waits for the items that are being made.
     """
-    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=depth)
-    stopped = threading.Event()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
+    ahead: deque[Future[T]] = deque()
+    remaining = iter(positions)
 
-    def put(item: T | None, error: BaseException | None) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put((item, error), timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+    def begin(count: int) -> None:
+        ahead.extend(pool.submit(make, position) for position in islice(remaining, count))
 
-    def work() -> None:
-        try:
-            for item in items:
-                if not put(item, None):
-                    return
-            put(None, StopIteration())
-        except BaseException as error:  # noqa: BLE001 - handed over to the consumer, whatever it is
-            put(None, error)
-
-    thread = threading.Thread(target=work, name="prefetch", daemon=True)
-    thread.start()
     try:
-        while True:
-            item, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item  # pyright: ignore[reportReturnType]
+        begin(workers + depth)
+        while ahead:
+            item = ahead.popleft().result()
+            begin(1)
+            yield item
     finally:
-        stopped.set()
-        thread.join()  # a thread that is inside torch when Python shuts down aborts the process
+        # Waited for: a thread that is inside torch when Python shuts down aborts the process.
+        pool.shutdown(wait=True, cancel_futures=True)

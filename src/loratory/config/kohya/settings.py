@@ -11,8 +11,7 @@ _SAME = {
     "dataset": "train_data_dir reg_data_dir enable_bucket min_bucket_reso max_bucket_reso bucket_reso_steps "
     "bucket_no_upscale resize_interpolation flip_aug color_aug random_crop alpha_mask conditioning_data_dir "
     "cache_latents cache_latents_to_disk vae_batch_size cache_text_encoder_outputs "
-    "cache_text_encoder_outputs_to_disk validation_split validation_seed max_data_loader_n_workers "
-    "persistent_data_loader_workers",
+    "cache_text_encoder_outputs_to_disk validation_split validation_seed max_data_loader_n_workers",
     "caption": "caption_extension shuffle_caption keep_tokens keep_tokens_separator caption_separator "
     "secondary_separator enable_wildcard caption_prefix caption_suffix caption_dropout_rate "
     "caption_dropout_every_n_epochs caption_tag_dropout_rate token_warmup_min token_warmup_step max_token_length "
@@ -123,6 +122,7 @@ IGNORED: dict[str, str] = {
         names("stop_text_encoder_training stop_text_encoder_training_pct no_token_padding train_on_input"),
         "sd-scripts does not use it for adapters either",
     ),
+    "persistent_data_loader_workers": "batches are prepared by threads, which stay for the whole run",
     "model_list": "the GUI's list of models",
     "epoch": "the GUI's own number; max_train_epochs or max_train_steps decides",
 }

@@ -30,8 +30,8 @@ class Advice:
 class FolderFacts:
     """One concept folder, regularization left out.
 
-    repeats: visits of each picture in an epoch. exposure: visits of each picture in the whole run. tags: how many of
-    its captions hold each tag; empty when unknown.
+    name: printable, as are the tags. repeats: visits of each picture in an epoch. exposure: visits of each picture in
+    the whole run. tags: how many of its captions hold each tag; empty when unknown.
     """
 
     name: str

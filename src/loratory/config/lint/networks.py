@@ -8,6 +8,7 @@ from loratory.config.lint.base import (
     Rule,
     Said,
     family_of,
+    idle,
     percent,
     trained_rates,
     trains_text_encoder,
@@ -248,12 +249,21 @@ def _unet_not_trained(config: Config, facts: Facts) -> Iterator[Said]:
     )
 
 
+def _idle_dims(config: Config, facts: Facts) -> Iterator[Said]:
+    if config.network.dim_from_weights:
+        keys = ("network_dim", "network_alpha", "conv_dim", "conv_alpha")
+        yield from idle(
+            config.network, "network", keys, "network.dim_from_weights takes ranks and alphas from the file"
+        )
+
+
 NETWORK_RULES = (
     Rule("text-encoder-not-trained", "note", "only the UNet is trained", _text_encoder_not_trained),
     Rule("one-text-encoder", "note", "only one text encoder of SDXL is trained", _one_text_encoder),
     Rule("unet-not-trained", "warning", "only the text encoder is trained", _unet_not_trained),
     Rule("style-type", "note", "a style with a type that suits other things better", _style_type),
     Rule("glora-subject", "note", "GLoRA for a single subject", _glora_subject),
+    Rule("idle-dims", "note", "ranks and alphas that do nothing", _idle_dims),
     Rule("dim-high", "warning", "the rank is above what its network type can use", _dim),
     Rule("style-dim", "note", "a style with a rank above 32", _style_dim),
     Rule("conv-dim-high", "note", "the rank of the convolutions is above 16", _conv_dim),

@@ -117,7 +117,7 @@ def _exposure(config: Config, facts: Facts) -> Iterator[Said]:
         instead = "" if key == "training.exposure" else f" instead of {key.rpartition('.')[2]}"
         yield Said(
             key,
-            f"Each picture of {main.name} is trained {main.exposure:.4g} times and probably {effect}. {usual}: set "
+            f"Each picture of {main.name} is trained {_times(main.exposure)} and probably {effect}. {usual}: set "
             f"training.exposure{instead}.",
         )
 
@@ -128,8 +128,8 @@ def _small_folders(config: Config, facts: Facts) -> Iterator[Said]:
         if main and folder.images < _SMALL_FOLDER and folder.exposure >= _MUCH_MORE * main.exposure:
             yield Said(
                 "dataset.train_data_dir",
-                f"Each of the {folder.images} pictures of {folder.name} is trained {folder.exposure:.4g} times, those "
-                f"of {main.name} {main.exposure:.4g} times: so few can overbake while the rest is fine. Add pictures, "
+                f"Each of the {folder.images} pictures of {folder.name} is trained {_times(folder.exposure)}, those "
+                f"of {main.name} {_times(main.exposure)}: so few can overbake while the rest is fine. Add pictures, "
                 "or lower its repeats.",
             )
 
@@ -226,9 +226,6 @@ def _idle_caches(config: Config, facts: Facts) -> Iterator[Said]:
     dataset = config.dataset
     if not dataset.cache_latents:
         yield from idle(dataset, "dataset", ("vae_batch_size",), "dataset.cache_latents is false")
-    if not dataset.max_data_loader_n_workers:
-        keys = ("persistent_data_loader_workers",)
-        yield from idle(dataset, "dataset", keys, "dataset.max_data_loader_n_workers is 0")
 
 
 def _idle_validation(config: Config, facts: Facts) -> Iterator[Said]:
@@ -241,6 +238,10 @@ def _idle_validation(config: Config, facts: Facts) -> Iterator[Said]:
 
 def _main_folder(facts: Facts) -> FolderFacts | None:
     return max(facts.folders, key=lambda folder: folder.images) if facts.folders else None
+
+
+def _times(count: float) -> str:
+    return "once" if count == 1 else f"{count:.4g} times"
 
 
 def _visits(folder: FolderFacts) -> float:

@@ -106,7 +106,8 @@ class Config(SettingsTable):
                 "loss.prior_loss_weight", "does nothing without dataset.reg_data_dir or loss.diff_output_preservation"
             )
         masks = self.dataset.conditioning_data_dir or any(s.conditioning_data_dir for s in self.dataset.subsets)
-        if self.loss.masked_loss and not masks and self.dataset.dataset_config is None:
+        transparent = self.dataset.alpha_mask or any(subset.alpha_mask for subset in self.dataset.subsets)
+        if self.loss.masked_loss and not masks and not transparent and self.dataset.dataset_config is None:
             yield Conflict("loss.masked_loss", "needs mask pictures: set dataset.conditioning_data_dir or alpha_mask")
         if masks and not self.loss.masked_loss:
             yield Conflict("loss.masked_loss", "is off, so conditioning_data_dir does nothing")

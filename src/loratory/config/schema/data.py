@@ -49,7 +49,7 @@ class ModelSettings(SettingsTable):
     model was trained with: most anime models 2, most others 1."""
 
     base_weights: Annotated[tuple[FilePath, ...], Listed] = ()
-    """Adapter files merged into the base model before training starts."""
+    """LoRA and LoCon files merged into the base model before training starts; the files themselves stay as they are."""
 
     base_weights_multiplier: Annotated[tuple[float, ...], Listed] = ()
     """Strength of each file of `base_weights`, in their order; empty means 1.0 each."""
@@ -151,11 +151,8 @@ class DatasetSettings(SettingsTable):
     """Seed that chooses the held-back pictures; left out, the run's seed."""
 
     max_data_loader_n_workers: Annotated[int, Field(ge=0, le=64)] = 0
-    """Workers that prepare batches ahead of the step; 0 prepares them in the loop. sd-scripts' default is 8. The result
-    does not depend on it."""
-
-    persistent_data_loader_workers: bool = False
-    """Keeps these workers between epochs. It costs main memory, not graphics memory."""
+    """Threads that prepare batches ahead of the step; 0 is one, as 1 is. More help where latents are not cached.
+    sd-scripts' default is 8. The result does not depend on it."""
 
     dataset_config: FilePath | None = None
     """An sd-scripts dataset TOML; what it says becomes `subsets` and settings of `[dataset]` and `[caption]`."""

@@ -35,7 +35,8 @@ USED_BY: dict[str, frozenset[str]] = {
     "use_scalar": frozenset({"locon", "loha", "lokr"}),
     "wd_on_output": frozenset({"dora"}),
     "bypass_mode": _LOW_RANK - {"lora", "dora"},
-    "rank_dropout_scale": _LOW_RANK - {"lora"},
+    # The ranks that are left of lora and locon are always scaled, as in sd-scripts' networks.lora.
+    "rank_dropout_scale": _LOW_RANK - _PEFT,
     "block_dims": _PEFT,
     "block_alphas": _PEFT,
     "conv_block_dims": _PEFT - {"lora"},
@@ -91,10 +92,10 @@ class NetworkSettings(SettingsTable):
     """Trains the text encoder and leaves the UNet alone."""
 
     network_weights: FilePath | None = None
-    """An adapter file to continue from."""
+    """An adapter file that a new run begins with: a LoRA, LoCon or DoRA of the same base model family."""
 
     dim_from_weights: bool = False
-    """Takes the ranks from `network_weights`."""
+    """Takes ranks and alphas from `network_weights`, each module its own, and trains what is in that file alone."""
 
     rs_lora: bool = False
     """Scales by alpha/sqrt(rank) instead of alpha/rank, so a larger rank does not learn more slowly. The guide's alphas
@@ -176,6 +177,8 @@ class NetworkSettings(SettingsTable):
             )
         if self.dim_from_weights and self.network_weights is None:
             yield Conflict("dim_from_weights", "needs network_weights, the file to take the ranks from")
+        if self.dim_from_weights and self.rs_lora:
+            yield Conflict("rs_lora", "does nothing with dim_from_weights: the alphas of the file say the scale")
         if self.network_type == "dylora" and self.network_dim % self.block_size:
             yield Conflict("block_size", f"must divide network_dim = {self.network_dim}")
         if self.factor == 0:

@@ -70,7 +70,8 @@ class TrainingSettings(SettingsTable):
     is as fast as xformers today."""
 
     torch_compile: bool = False
-    """Compiles the model before the first step: a slow start, then faster steps."""
+    """Compiles the UNet's blocks when they first run: a slow start, then faster steps. Not with stored or swapped
+    weights."""
 
     dynamo_backend: str = "inductor"
     """The compiler of `torch_compile`."""

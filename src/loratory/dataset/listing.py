@@ -1,0 +1,69 @@
+"""What lies in a folder, and how names and numbers of pictures are told."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from loratory.dataset.findings import shown
+
+IMAGE_EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"})
+
+_NAMES_SHOWN = 5
+
+
+@dataclass
+class Listing:
+    """The entries of one directory by kind, each sorted by the bytes of its name."""
+
+    directories: list[os.DirEntry[str]] = field(default_factory=list[os.DirEntry[str]])
+    images: list[os.DirEntry[str]] = field(default_factory=list[os.DirEntry[str]])
+    names: list[str] = field(default_factory=list[str])
+
+
+def list_folder(directory: Path) -> Listing:
+    """Lists a directory once. A picture's name that is a folder counts as a folder; a dangling link as a
+    picture."""
+    listing = Listing()
+    with os.scandir(directory) as entries:
+        for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
+            if entry.is_dir():
+                listing.directories.append(entry)
+                continue
+            listing.names.append(entry.name)
+            if extension(entry.name) in IMAGE_EXTENSIONS:
+                listing.images.append(entry)
+    return listing
+
+
+def count_images(directory: os.DirEntry[str]) -> int:
+    try:
+        return len(list_folder(Path(directory.path)).images)
+    except OSError:
+        return 0
+
+
+def is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def stem(name: str) -> str:
+    return PurePath(name).stem
+
+
+def extension(name: str) -> str:
+    return PurePath(name).suffix.lower()
+
+
+def pictures(count: int) -> str:
+    return "1 picture" if count == 1 else f"{count} pictures"
+
+
+def some_names(names: Sequence[str]) -> str:
+    """Up to five names and how many more there are."""
+    text = ", ".join(shown(name) for name in names[:_NAMES_SHOWN])
+    return text if len(names) <= _NAMES_SHOWN else f"{text} and {len(names) - _NAMES_SHOWN} more"
