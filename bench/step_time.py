@@ -40,7 +40,7 @@ from loratory.models.text import encode_ids
 from loratory.runs.control import Command, Control
 from loratory.runs.events import Step
 from loratory.runs.store import EventReader, RunDirectory
-from loratory.training import loop
+from loratory.training import engine
 from loratory.training.device import compute_dtype, device_name, pick_device
 
 RESOLUTIONS = {EMBEDDED_MODEL: 128, "tiny": 64, "sdxl": 1024}
@@ -161,36 +161,35 @@ class BareLoop:
 
     def watch(self, stack: ExitStack) -> None:
         """Takes what the real loop makes, as it makes it."""
-        load, inject, self._forward = loop.load_base_model, loop.inject, loop.forward_losses
+        load, inject, self._forward = engine.load_base_model, engine.inject, engine.forward_losses
 
-        def watched_load(*arguments: Any) -> Any:
-            self.base = load(*arguments)
+        def watched_load(*arguments: Any, **named: Any) -> Any:
+            self.base = load(*arguments, **named)
             return self.base
 
         def watched_inject(*arguments: Any, **named: Any) -> Any:
             self.adapter = inject(*arguments, **named)
             return self.adapter
 
-        def watched_forward(unet: Any, batch: Any, text: Any, *others: Any, v_prediction: bool) -> Any:
+        def watched_forward(unet: Any, batch: Any, text: Any, *others: Any, v_prediction: bool, preserved: Any) -> Any:
             if not self.calls and self.device.type == "cuda":
                 self.caching_peak_bytes = torch.cuda.max_memory_allocated()
                 torch.cuda.reset_peak_memory_stats()
             if not self.turns_s:
                 self.calls.append((unet, batch, *others))
                 self.v_prediction = v_prediction
-            return self._forward(unet, batch, text, *others, v_prediction=v_prediction)
+            return self._forward(unet, batch, text, *others, v_prediction=v_prediction, preserved=preserved)
 
-        stack.enter_context(patch.object(loop, "load_base_model", watched_load))
-        stack.enter_context(patch.object(loop, "inject", watched_inject))
-        stack.enter_context(patch.object(loop, "forward_losses", watched_forward))
+        stack.enter_context(patch.object(engine, "load_base_model", watched_load))
+        stack.enter_context(patch.object(engine, "inject", watched_inject))
+        stack.enter_context(patch.object(engine, "forward_losses", watched_forward))
 
     def prepare(self) -> None:
         """Makes the optimizer; once, when the real loop has had its first turn."""
         self.training_peak_bytes = peak_bytes(self.device)
         components = sorted({target.component for target in self.adapter.targets})
         self.parameters = [p for component in components for p in self.adapter.parameters(component)]
-        fused = self.device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=self.config.optimizer.learning_rate, fused=fused)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=self.config.optimizer.learning_rate, fused=True)
 
     def take_turn(self) -> None:
         if not self.turns_s:

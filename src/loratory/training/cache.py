@@ -229,6 +229,10 @@ class TextCache:
             self._bytes -= self._memory.popitem(last=False)[1].size_bytes
         return entry
 
+    def holds(self, captions: Sequence[str]) -> bool:
+        """Whether none of these captions will have to be encoded again."""
+        return self.directory is not None or all(caption in self._memory for caption in captions)
+
     def get_all(self, captions: Sequence[str]) -> TextConditioning:
         """The captions of a batch, stacked."""
         entries = [self.get(caption) for caption in captions]

@@ -134,8 +134,9 @@ def assemble(plan: Plan, device: torch.device) -> Iterator[Phase | Engine]:
             for ready, caption in enumerate(captions):
                 yield Phase("encoding captions", ready, len(captions))
                 texts.get(caption)
-            for encoder in base.text_encoders:  # nothing is left for them to do
-                torch.nn.Module.to(encoder, "cpu")
+            if texts.holds(captions):  # nothing is left for the encoders to do
+                for encoder in base.text_encoders:
+                    torch.nn.Module.to(encoder, "cpu")
     parts = [
         each
         for part in plan.trained
