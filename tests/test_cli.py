@@ -311,7 +311,7 @@ def test_runs_list_says_how_each_run_stands(loratory: Call, tmp_path: Path, monk
         "killed-at-once": ["✗", "crashed"],
     }
     listed = json.loads(loratory("runs", "list", "--json").out)
-    assert {Path(row["path"]).name.rpartition("-2")[0]: row["state"] for row in listed} == {
+    assert {Path(row["path"]).name.rsplit("-", 2)[0]: row["state"] for row in listed} == {
         name: state for name, (_, state) in rows.items()
     }
 
