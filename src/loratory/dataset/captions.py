@@ -114,11 +114,13 @@ def draw_caption(
 
 
 def plain_caption(settings: CaptionSettings) -> CaptionSettings:
-    """The same settings with nothing left to chance: for pictures that measure rather than train."""
+    """The same settings without what hides or moves tags: for pictures that measure rather than train.
+
+    Wildcards stay, since their braces are no text to read; they are drawn by the counters as always.
+    """
     return settings.model_copy(
         update={
             "shuffle_caption": False,
-            "enable_wildcard": False,
             "caption_dropout_rate": 0.0,
             "caption_dropout_every_n_epochs": 0,
             "caption_tag_dropout_rate": 0.0,

@@ -18,13 +18,13 @@ def rotated(repeats: Sequence[int], count: int, seed: int, epoch: int) -> list[V
     total = sum(weights)
     if not total or not count:
         return []
-    start = (epoch - 1) * count
+    start, end = (epoch - 1) * count, epoch * count
     visits: list[Visit] = []
-    for position in range(start, start + count):
-        cycle, place = divmod(position, total)
-        image, repeat = _round(weights, seed, cycle)[place]
-        # Counted through the rounds: a picture that comes twice in an epoch gets other noise each time.
-        visits.append(Visit(image, cycle * weights[image] + repeat))
+    for cycle in range(start // total, (end - 1) // total + 1):
+        first, last = max(start - cycle * total, 0), min(end - cycle * total, total)
+        for image, repeat in _round(weights, seed, cycle)[first:last]:
+            # Counted through the rounds: a picture that comes twice in an epoch gets other noise each time.
+            visits.append(Visit(image, cycle * weights[image] + repeat))
     return visits
 
 

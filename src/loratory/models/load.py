@@ -43,10 +43,9 @@ class BaseModel:
     """A base model ready for use: on the CPU, in eval mode, with no parameter requiring gradients.
 
     The VAE is fp32, and so is the rest unless `load_base_model` was asked for another format.
-    text_encoders, tokenizers: one each, two for SDXL. identity: hash of the weights of "vae",
-    "text_encoder" and "text_encoder_2", for keys of caches, and of the adapters merged into them, "base_weights", if
-    there are any. vae_scale: the UNet's latents are those of the
-    VAE times this.
+    text_encoders, tokenizers: one each, two for SDXL. identity: hash of some weights of each component, for keys of
+    caches and to tell whether a run goes on with its own model. vae_scale: the UNet's latents are those of the VAE
+    times this.
     """
 
     info: ModelInfo
@@ -101,8 +100,7 @@ def load_base_model(info: ModelInfo, settings: "ModelSettings", *, dtype: torch.
             _check_vae(info.path, configs[component], info.family)
         form = torch.float32 if component == "vae" or dtype is None else dtype
         loaded[component], samples = _load_component(info, component, configs[component], form)
-        if component != "unet":
-            identity[component] = samples_identity(samples, configs[component])
+        identity[component] = samples_identity(samples, configs[component])
     unet: Any = loaded["unet"]
     vae: Any = loaded["vae"]
     encoders: list[Any] = [loaded[name] for name in loaded if name.startswith("text_encoder")]

@@ -133,6 +133,9 @@ def _explained(error: Exception, config: Config, run: RunDirectory) -> LoratoryE
     if isinstance(error, OSError) and error.errno:
         where = f" ({error.filename})" if error.filename else ""
         return LoratoryError(f"{error.strerror}{where}. Training has stopped.", hint=resume, exit_code=FAILED)
+    if process_count() > 1 and isinstance(error, RuntimeError) and "onnection" in str(error):
+        hint = f"Its messages say why; {resume}"
+        return LoratoryError("Another process of the run has gone.", hint=hint, exit_code=FAILED)
     if type(error).__name__ == "OutOfMemoryError":
         return LoratoryError(
             f"The GPU ran out of memory at batch size {config.training.train_batch_size} and resolution "

@@ -34,8 +34,8 @@ class Batch:
     known already; otherwise ids, the tokens for each text encoder (B, K, 77), and with weighted_captions
     token_weights, float32 of the same shapes.
     added_noise: what the latents get instead of noise, where that differs. masks: (B, 1, h, w), 0 to 1; None counts
-    everything. preserved: the samples whose target is the base model's own prediction. total: samples of the batch in
-    all processes together; None for those here.
+    everything. preserved: int64, the samples whose target is the base model's own prediction. total: samples of the
+    batch in all processes together; None for those here.
     """
 
     latents: Tensor
@@ -49,7 +49,7 @@ class Batch:
     token_weights: list[Tensor] = field(default_factory=list[Tensor])
     added_noise: Tensor | None = None
     masks: Tensor | None = None
-    preserved: tuple[int, ...] = ()
+    preserved: Tensor | None = None
     total: int | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
@@ -70,6 +70,7 @@ class Batch:
             token_weights=[change(tensor) for tensor in self.token_weights],
             added_noise=optional(self.added_noise),
             masks=optional(self.masks),
+            preserved=optional(self.preserved),
         )
 
     def to(self, device: torch.device) -> "Batch":
@@ -80,10 +81,10 @@ class Batch:
         """The same batch in page-locked memory."""
         return self.map(Tensor.pin_memory)
 
-    def preserved_part(self) -> "Batch":
-        """The samples whose target is the base model's own prediction."""
-        rows = list(self.preserved)
-        return dataclasses.replace(self.map(lambda tensor: tensor[rows]), images=[], preserved=())
+    def preserved_part(self, rows: Tensor) -> "Batch":
+        """The samples in `rows`, for `preserved`: without a list of numbers, which the device would wait for."""
+        part = dataclasses.replace(self, preserved=None).map(lambda tensor: tensor.index_select(0, rows))
+        return dataclasses.replace(part, images=[])
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class BatchMaker:
             plain_caption(image.treatment.caption),
             seed=0,
             epoch=1,
-            visit=("validation",),
+            visit=("validation", image.folder, image.path.name),
             step=1,
             max_steps=1,
         )
@@ -174,6 +175,7 @@ class BatchMaker:
         perturbed = any(sample.added_noise is not sample.noise for sample in samples)
         masked = any(sample.mask is not None for sample in samples)
         whole = torch.ones(1, *latents.shape[2:])
+        preserved = [row for row, sample in enumerate(samples) if sample.preserved]
         ids, token_weights = ([], []) if self.texts else self._tokens(captions)
         return Batch(
             latents=latents,
@@ -187,7 +189,7 @@ class BatchMaker:
             token_weights=token_weights,
             added_noise=torch.stack([sample.added_noise for sample in samples]) if perturbed else None,
             masks=torch.stack([whole if s.mask is None else s.mask[None] for s in samples]) if masked else None,
-            preserved=tuple(row for row, sample in enumerate(samples) if sample.preserved),
+            preserved=torch.tensor(preserved) if preserved else None,
             total=total,
         )
 
@@ -212,7 +214,8 @@ class BatchMaker:
             placement = placement._replace(crop_left_top=(left, top))
         posterior = self.latents.get(Picture(image, placement, flipped, colour))
         # sd-scripts freezes one draw of the posterior in its cache; compatibility keeps the draw of the first epoch.
-        draw = (0, visit.image, 0) if config.compatibility == "kohya" else counters
+        frozen = config.compatibility == "kohya" and config.dataset.cache_latents and not treatment.varies_pixels
+        draw = (0, visit.image, 0) if frozen else counters
         latents = draw_latents(posterior.mean, posterior.log_variance, seed, *draw) * self.base.vae_scale
         noise = draw_visit_noise(latents, config.noise, seed, *counters)
         return _Sample(

@@ -23,7 +23,7 @@ from loratory.training.cache import EncodedText, LatentCache, LatentEncoder, Pic
 from loratory.training.compilation import compile_blocks
 from loratory.training.device import compute_dtype
 from loratory.training.ema import MovingAverage
-from loratory.training.frozen import offload_blocks, store_weights
+from loratory.training.frozen import offload_blocks, release, store_weights, swappable_blocks
 from loratory.training.noise import Schedule, make_schedule
 from loratory.training.optimizers import Optimizers, trained_parts
 from loratory.training.plan import Plan
@@ -54,7 +54,8 @@ class Engine:
     def losses(self, batch: Batch) -> Losses:
         """The losses of a batch on the device, in the run's precision."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            preserved = self._base_prediction(batch.preserved_part()) if batch.preserved else None
+            rows = batch.preserved
+            preserved = None if rows is None else self._base_prediction(batch.preserved_part(rows))
             return forward_losses(
                 self.base.unet,
                 batch,
@@ -136,7 +137,7 @@ def assemble(plan: Plan, device: torch.device) -> Iterator[Phase | Engine]:
                 texts.get(caption)
             if texts.holds(captions):  # nothing is left for the encoders to do
                 for encoder in base.text_encoders:
-                    torch.nn.Module.to(encoder, "cpu")
+                    release(encoder, device)
     parts = [
         each
         for part in plan.trained
@@ -204,6 +205,8 @@ def _place(base: BaseModel, device: torch.device, dtype: torch.dtype, config: Co
     modules: list[torch.nn.Module] = [base.unet, *base.text_encoders]
     # Before anything is moved: the model never lies on the device as a whole.
     if training.blocks_to_swap:
+        for name in swappable_blocks(base.unet)[: training.blocks_to_swap] if kind else ():
+            store_weights(base.unet.get_submodule(name), kind or "int8", device, dtype)
         offload_blocks(base.unet, training.blocks_to_swap, device, dtype)
     for module in modules:
         if kind and (module is base.unet or training.fp8_base or training.int8_base):
@@ -237,7 +240,7 @@ def _text_cache(plan: Plan, base: BaseModel, device: torch.device, dtype: torch.
     training = config.training
     prefix = repr(
         (
-            [value for name, value in base.identity.items() if name != "vae"],
+            [value for name, value in base.identity.items() if name not in ("vae", "unet")],
             config.model.clip_skip,
             config.caption.max_token_length,
             config.caption.weighted_captions,

@@ -109,6 +109,17 @@ def offload_blocks(unet: nn.Module, count: int, device: torch.device, dtype: tor
     return names[:count]
 
 
+def release(model: nn.Module, device: torch.device) -> None:
+    """Moves a model to main memory, stored weights included; it still computes, where its inputs are.
+
+    device: where it lay.
+    """
+    model.to("cpu")
+    for layer in model.modules():
+        if isinstance(layer, FrozenLinear | FrozenConv2d):
+            layer.stored = layer.stored.in_main_memory(device)
+
+
 def _large_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
     for path, layer in model.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d) and _weights(layer) >= _LEAST_WEIGHTS:

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 import loratory
 from loratory import atomic
@@ -131,6 +132,7 @@ def train(plan: Plan, run: RunDirectory, control: Control, recorder: Recorder) -
             if outputs.samples_due(step):
                 outputs.draw_samples(step)
             step_began = time.perf_counter()
+    ranks.leave()
     return Finished("done", length.total_steps, f"Trained {length.total_steps} steps.")
 
 
@@ -144,6 +146,7 @@ def follow(plan: Plan, ranks: Ranks) -> None:
         if ranks.tell("") == "stop":
             return
         _take_step(engine, ranks, next(windows), done)
+    ranks.leave()
 
 
 def _begin(engine: Engine, ranks: Ranks, state: TrainingState | None) -> int:
@@ -177,8 +180,9 @@ def _take_step(engine: Engine, ranks: Ranks, window: Sequence[_Share], done: int
     optimizers.set_multiplier(lr_multiplier(config.optimizer, done, engine.plan.length.total_steps))
     totals: list[Tensor] = []
     unweighted: list[Tensor] = []
+    scaler.scale(torch.zeros((), device=engine.device))  # it must have seen a loss, also where no picture falls to us
     for micro, share in enumerate(window):
-        # The dropouts of the adapter draw from the global generators; nothing else does.
+        # The dropouts of the adapter draw from the global generators.
         who = (ranks.rank,) if ranks.rank else ()
         torch.manual_seed(derive_seed(config.training.seed, "network_dropout", done, micro, *who))
         of_visits = torch.zeros(len(share.visits), device=engine.device)
@@ -191,9 +195,13 @@ def _take_step(engine: Engine, ranks: Ranks, window: Sequence[_Share], done: int
     # Sums over the window, then over the processes: the mean loss of a batch is the sum of its shares'.
     loss = torch.stack(totals).sum() if totals else torch.zeros((), device=engine.device)
     summed = ranks.sum_gradients(engine.parameters, torch.cat([loss[None], *unweighted]))
+    if scaler.is_enabled() and len(optimizers.all) > 1:
+        _spread_overflow(engine.parameters)
     for optimizer in optimizers.all:
         scaler.unscale_(optimizer)
     grad_norm = _clip(engine.parameters, config.optimizer.max_grad_norm)
+    # So do optimizers that round at random; in every process alike.
+    torch.manual_seed(derive_seed(config.training.seed, "optimizer", done))
     for optimizer in optimizers.all:
         scaler.step(optimizer)
     scaler.update()
@@ -203,6 +211,16 @@ def _take_step(engine: Engine, ranks: Ranks, window: Sequence[_Share], done: int
     if engine.average is not None:
         engine.average.update()
     return torch.cat([summed[:1] / len(window), grad_norm[None].float(), summed[1:]]), norms
+
+
+def _spread_overflow(parameters: Sequence[Parameter]) -> None:
+    """Makes every gradient NaN if one is infinite or NaN, so that all optimizers leave the step out together.
+
+    The scaler looks at each optimizer's gradients alone, and clipping would carry the overflow of one to another.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    largest = torch.nn.utils.get_total_norm(gradients, float("inf"))
+    torch._foreach_mul_(gradients, torch.where(largest.isfinite(), 1.0, float("nan")))  # pyright: ignore
 
 
 def _windows(engine: Engine, ranks: Ranks, start: int) -> Iterator[list[_Share]]:

@@ -245,7 +245,7 @@ def identity_of(plan: Plan, model_identity: Mapping[str, str]) -> dict[str, str]
     Captions are left out on purpose: correcting one in the middle of a run is a good thing to do.
     """
     pictures = [
-        (image.folder, image.path.name, image.size, image.repeats, image.is_reg, tuple(placement))
+        (image.folder, image.path.name, image.size, _file_bytes(image), image.repeats, image.is_reg, tuple(placement))
         for image, placement in zip(plan.images, plan.placements, strict=True)
     ]
     training = plan.config.training
@@ -260,6 +260,12 @@ def identity_of(plan: Plan, model_identity: Mapping[str, str]) -> dict[str, str]
         "training.gradient_accumulation_steps": str(training.gradient_accumulation_steps),
         "the number of steps": f"{plan.steps_per_epoch} an epoch, {plan.length.total_steps} in all",
     }
+
+
+def _file_bytes(image: TrainImage) -> tuple[int, int]:
+    """The sizes of a picture's file and of its mask's: an edited one hardly keeps them, and to read all takes long."""
+    mask = image.mask_path
+    return image.path.stat().st_size, mask.stat().st_size if mask else 0
 
 
 def _parts(

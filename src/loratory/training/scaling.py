@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from loratory.adapters.lora import Adapter
+from loratory.adapters.roles import DORA_SCALE
 
 
 class HalfGradScaler(GradScaler):
@@ -31,9 +32,10 @@ def make_scaler(device_type: str, *, enabled: bool, half_parameters: bool) -> Gr
 def cast_adapter(adapter: Adapter, dtype: torch.dtype) -> None:
     """Puts the trained tensors of an adapter in `dtype`, in place: the Parameters stay the same objects.
 
-    Before optimizers are made, which take the format of their state from the parameters. Alpha, strength and the norms
-    of DoRA are computed as before.
+    The magnitudes of DoRA stay float32. Before optimizers are made, which take the format of their state from the
+    parameters. Alpha, strength and the norms of DoRA are computed as before.
     """
     for layer in adapter.layers:
-        for parameter in layer.tensors().values():
-            parameter.data = parameter.data.to(dtype)
+        for role, parameter in layer.tensors().items():
+            if role != DORA_SCALE:  # a vector each, and too coarse in half precision for what a step changes
+                parameter.data = parameter.data.to(dtype)

@@ -43,13 +43,12 @@ def forward_losses(
 ) -> Losses:
     """Noises the latents, predicts, compares. Everything on one device; call it under autocast for mixed precision.
 
-    preserved: what the base model predicts for `batch.preserved_part()`, the target there.
+    preserved: what the base model predicts for `batch.preserved_part`, the target there.
     """
     prediction = predict(unet, batch, text, schedule)
     target = target_of(batch.latents, batch.noise, batch.timesteps, schedule, v_prediction=v_prediction)
-    if preserved is not None:
-        target = target.clone()
-        target[list(batch.preserved)] = preserved.to(target.dtype)
+    if preserved is not None and batch.preserved is not None:
+        target = target.index_copy(0, batch.preserved, preserved.to(target.dtype))
     unweighted = per_sample_loss(prediction, target, batch.timesteps, schedule, settings, batch.masks)
     timestep_weights = loss_weights(batch.timesteps, schedule, settings, v_prediction=v_prediction)
     weighted = unweighted * batch.weights * timestep_weights

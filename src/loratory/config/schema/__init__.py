@@ -111,6 +111,8 @@ class Config(SettingsTable):
             yield Conflict("loss.masked_loss", "needs mask pictures: set dataset.conditioning_data_dir or alpha_mask")
         if masks and not self.loss.masked_loss:
             yield Conflict("loss.masked_loss", "is off, so conditioning_data_dir does nothing")
+        if self.training.ema_decay and self.optimizer.is_schedule_free:
+            yield Conflict("training.ema_decay", "averages weights that a schedule-free optimizer averages already")
         if self.loss.scale_v_pred_loss_like_noise_pred and self.model.v_parameterization is False:
             yield Conflict("loss.scale_v_pred_loss_like_noise_pred", "is for v-prediction models only")
         if self.loss.v_pred_like_loss and self.model.v_parameterization is True:
