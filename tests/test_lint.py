@@ -319,6 +319,13 @@ CASES = [
         ({"optimizer.text_encoder_lr": 1e-4}, NOTHING),
     ),
     Case(
+        "idle-part-rate",
+        "optimizer.text_encoder_lr",
+        {"network.network_train_unet_only": True, "optimizer.text_encoder_lr": 5e-5},
+        NOTHING,
+        ({"network.network_train_unet_only": True, "optimizer.text_encoder_lr": 0.0}, NOTHING),
+    ),
+    Case(
         "idle-learning-rate",
         "optimizer.learning_rate",
         {"optimizer.learning_rate": 1e-3, "optimizer.unet_lr": 1e-4, "optimizer.text_encoder_lr": 5e-5},

@@ -1,12 +1,14 @@
 """What the loop does where things go wrong in one part, or where there is nothing for a process to do."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import Parameter
 
-from loratory.runs.events import Step
+from loratory.errors import LoratoryError
+from loratory.runs.events import Notice, Saved, Step
 from loratory.training import loop
 from loratory.training.distributed import Ranks
 from material import make_set
@@ -78,3 +80,36 @@ def test_a_changed_unet_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.
     changed = loop.identity_of(engine.plan, {**engine.base.identity, "unet": "another"})
     differing = {name for name in identity if identity[name] != changed[name]}
     assert differing == {"model.pretrained_model_name_or_path"}
+
+
+def test_a_file_that_another_run_wrote_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config(tmp_path, training={"max_train_epochs": None, "max_train_steps": 2})
+    take_step = loop._take_step
+
+    def meanwhile(*arguments: object) -> object:
+        (tmp_path / "output" / "fox.safetensors").write_bytes(b"hours of work")
+        return take_step(*arguments)
+
+    monkeypatch.setattr(loop, "_take_step", meanwhile)
+    finished, run, events = train(config)
+    assert finished.status == "done"
+    assert (tmp_path / "output" / "fox.safetensors").read_bytes() == b"hours of work"
+    (saved,) = of_kind(events, Saved)
+    assert Path(saved.path).name == f"fox-{run.path.name[-15:]}.safetensors"
+    assert any("written by another run" in notice.message for notice in of_kind(events, Notice))
+
+
+def test_a_damaged_mask_is_told_before_the_first_step(tmp_path: Path) -> None:
+    masks = tmp_path / "masks" / "2_fox"
+    masks.mkdir(parents=True)
+    for name in ("00.png", "01.png"):
+        shutil.copy(tmp_path / "set" / "2_fox" / name, masks / name)
+    whole = (masks / "01.png").read_bytes()
+    (masks / "01.png").write_bytes(whole[: len(whole) // 2])
+    config = small_config(
+        tmp_path, dataset={"conditioning_data_dir": str(tmp_path / "masks")}, loss={"masked_loss": True}
+    )
+    with pytest.raises(LoratoryError, match=r"masks.*01\.png"):
+        train(config)
+    events = (next((tmp_path / "runs").iterdir()) / "events.jsonl").read_text()
+    assert '"kind":"started"' not in events

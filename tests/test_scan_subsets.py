@@ -339,3 +339,20 @@ def test_folders_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
     found = scan_dataset(dataset, CaptionSettings())
     assert [folder.name for folder in found.folders] == ["2_fox", "reg/2_fox", "more/2_fox"]
     assert len({(image.folder, image.path.name) for image in found.images}) == 6
+
+
+def test_a_mask_of_another_shape_is_named(tmp_path: Path) -> None:
+    make_set(tmp_path / "set", {"2_fox": 1})
+    (tmp_path / "masks" / "2_fox").mkdir(parents=True)
+    Image.new("L", (30, 64)).save(tmp_path / "masks" / "2_fox" / "00.png")
+    settings = {"train_data_dir": str(tmp_path / "set"), "conditioning_data_dir": str(tmp_path / "masks")}
+    found = scan_dataset(DatasetSettings.model_validate(settings), CaptionSettings()).findings
+    assert [finding.rule for finding in found] == ["mask-shape"]
+    assert "30x64 px" in found[0].message
+
+
+def test_a_subset_is_not_the_folder_of_folders(tmp_path: Path) -> None:
+    make_set(tmp_path / "set", {"2_fox": 1})
+    settings = {"train_data_dir": str(tmp_path / "set"), "subsets": [{"image_dir": str(tmp_path / "set")}]}
+    with pytest.raises(LoratoryError, match="holds the concept folders"):
+        scan_dataset(DatasetSettings.model_validate(settings), CaptionSettings())

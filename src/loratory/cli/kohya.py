@@ -151,6 +151,7 @@ def _epochs(config: Config, dataset: "Dataset | None") -> int | None:
 
 def _write(path: Path, text: str) -> None:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
     except OSError as error:
         raise LoratoryError(f"Cannot write {path}: {error.strerror}.") from error

@@ -95,7 +95,11 @@ def _tell(*parts: tuple[str, str]) -> None:
     styled = talk.is_terminal  # in log.txt, where a run that lost its terminal writes, colours are noise
     pieces = [(spelled(plain(text)), style if styled else "") for text, style in parts]
     with suppress(OSError):  # the terminal has gone, or the disk behind a redirection is full: the work goes on
-        talk.print(Text.assemble(*pieces))
+        # A terminal by itself breaks lines inside words. What may be copied, a command or a path, must stay in one
+        # piece, and so must every line of a pipe or a log.
+        text = Text.assemble(*pieces)
+        whole = "`" in text.plain or any(len(word) > talk.width // 2 for word in text.plain.split())
+        talk.print(text, soft_wrap=whole or not styled)
 
 
 def _fitting(text: str, encoding: str | None) -> str:

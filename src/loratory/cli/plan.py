@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def _measure(made: Any) -> dict[str, Any]:
 def _summary(made: Any) -> dict[str, Any]:
     info, length = made.info, made.length
     folders = [folder for folder in made.dataset.folders if not folder.is_reg]
+    trained = Counter(image.folder for image in made.images)
     return {
         "model": {
             "path": str(info.path),
@@ -87,9 +89,9 @@ def _summary(made: Any) -> dict[str, Any]:
         "folders": [
             {
                 "name": folder.name,
-                "images": len(folder.images),
+                "images": trained[folder.name],
                 "repeats": folder.repeats,
-                "per_epoch": len(folder.images) * folder.repeats,
+                "per_epoch": trained[folder.name] * folder.repeats,
                 "exposure": exposure,
             }
             for folder, exposure in zip(folders, length.exposures, strict=True)
@@ -128,8 +130,6 @@ def _regularization(made: Any) -> dict[str, Any] | None:
     """How the regularization pictures are used; None without any."""
     if not made.has_reg:
         return None
-    from collections import Counter
-
     epochs = min(made.length.epochs, 1000)  # a longer run uses them no less evenly
     used = Counter(visit.image for epoch in range(1, epochs + 1) for visit in made.order.reg_visits(epoch))
     images = [index for index, is_reg in enumerate(made.order.is_reg) if is_reg]

@@ -1,6 +1,6 @@
 """The files that go with the pictures of a folder: captions and masks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loratory.config.schema import CaptionSettings
@@ -96,12 +96,14 @@ def _caption_finding(path: Path, where: str, caption: CaptionFile, instead: str)
 
 
 def find_masks(
-    path: Path, names: Sequence[str], masks: Path | None, is_reg: bool, found: list[Finding]
+    path: Path, sizes: Mapping[str, tuple[int, int]], masks: Path | None, is_reg: bool, found: list[Finding]
 ) -> dict[str, Path]:
     """The mask picture of each picture that has one: of the same stem, in the folder `masks`.
 
-    A regularization set needs none: what it is there to keep is the whole picture.
+    sizes: (width, height) of each picture by its name. A regularization set needs no masks: what it is there to keep
+    is the whole picture.
     """
+    names = list(sizes)
     if masks is None or (is_reg and not masks.exists()):
         return {}
     where = shown(path.name)
@@ -112,11 +114,19 @@ def find_masks(
         found.append(Finding("masks-unreadable", "error", masks, reason))
         return {}
     by_stem = {stem(entry.name): Path(entry.path) for entry in listing.images}
-    for mask in (by_stem[stem(name)] for name in names if stem(name) in by_stem):
+    for name, mask in ((name, by_stem[stem(name)]) for name in names if stem(name) in by_stem):
         try:
-            picture_size(mask)
+            size = picture_size(mask)
         except UnreadablePicture as error:
             found.append(Finding("mask-unreadable", "error", mask, f"{where}: its mask {mask}: {error.reason}."))
+            continue
+        (width, height), (of_width, of_height) = size, sizes[name]
+        if abs(width * of_height - of_width * height) > 0.02 * of_width * height:
+            reason = (
+                f"{where}/{shown(name)}: its mask is {width}x{height} px, another shape than the picture's "
+                f"{of_width}x{of_height}, and is stretched onto it. Make it anew from the picture."
+            )
+            found.append(Finding("mask-shape", "warning", mask, reason))
     missing = [name for name in names if stem(name) not in by_stem]
     if missing:
         reason = (

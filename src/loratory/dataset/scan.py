@@ -100,7 +100,13 @@ def scan_dataset(dataset: DatasetSettings, caption: CaptionSettings) -> Dataset:
             )
         folders += _scan_root(reg_dir, "reg_data_dir", True, scan)
     known = {folder.path.resolve() for folder in folders}
+    roots = {root.resolve() for root in (train_dir, reg_dir) if root is not None}
     for number, subset in enumerate(dataset.subsets, start=1):
+        if subset.image_dir.resolve() in roots:
+            raise LoratoryError(
+                f"dataset.subsets[{number}].image_dir: {subset.image_dir} holds the concept folders.",
+                hint="Name one of them there; what goes for all stands in [dataset] and [caption].",
+            )
         if subset.image_dir.resolve() not in known:
             if not subset.image_dir.is_dir():
                 raise LoratoryError(
@@ -283,7 +289,8 @@ def _scan_concept(path: Path, is_reg: bool, scan: _Scan) -> ConceptFolder:
         found.append(Finding("folder-unreadable", "error", path, reason))
         return ConceptFolder(path, path.name, repeats, class_tokens, is_reg, (), treatment)
     if repeats > _MOST_REPEATS:
-        reason = f"{where}: asks for {repeats} repeats of each picture. Rename the folder; 1 to 100 is usual."
+        change = "Rename the folder" if subset is None or subset.num_repeats is None else "Lower num_repeats"
+        reason = f"{where}: asks for {repeats} repeats of each picture. {change}; 1 to 100 is usual."
         found.append(Finding("repeats", "error", path, reason))
     found.extend(_folder_findings(path, listing))
 
@@ -304,7 +311,7 @@ def _scan_concept(path: Path, is_reg: bool, scan: _Scan) -> ConceptFolder:
     notes: list[Finding] = []
     captions = read_captions(path, class_tokens, list(sizes), names, treatment.caption, notes)
     found.extend(note for note in notes if not (is_reg and class_tokens and note.rule == "caption-missing"))
-    masks = find_masks(path, list(sizes), treatment.masks, is_reg, found)
+    masks = find_masks(path, sizes, treatment.masks, is_reg, found)
     images = tuple(
         TrainImage(
             path / name, path.name, class_tokens, repeats, size, text, caption_path, is_reg, treatment, masks.get(name)

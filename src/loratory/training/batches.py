@@ -160,6 +160,14 @@ class BatchMaker:
         ]
         return self._batch(samples, [f"{image.folder}/{image.path.name}"] * len(samples), None)
 
+    def read_masks(self) -> None:
+        """Reads every mask once, so that a damaged one is told before the first step. Raises UnreadablePicture."""
+        for image, placement in (
+            *zip(self.plan.images, self.plan.placements, strict=True),
+            *zip(self.plan.held_back, self.plan.held_back_placements, strict=True),
+        ):
+            self._mask(image, placement, flipped=False)
+
     def name(self, visit: Visit) -> str:
         """The picture of a visit as the events name it."""
         image = self.plan.images[visit.image]

@@ -151,6 +151,8 @@ def assemble(plan: Plan, device: torch.device) -> Iterator[Phase | Engine]:
     parameters = [parameter for part in parts for parameter in part.parameters]
     named = dict(named for part in plan.trained for c in part.components for named in adapter.named_parameters(c))
     decay = config.training.ema_decay
+    maker = BatchMaker(plan, base, latents, texts)
+    maker.read_masks()
     yield Engine(
         plan=plan,
         base=base,
@@ -161,7 +163,7 @@ def assemble(plan: Plan, device: torch.device) -> Iterator[Phase | Engine]:
         schedule=make_schedule(
             zero_terminal_snr=plan.info.zero_terminal_snr, kohya_compatible=config.compatibility == "kohya"
         ).to(device),
-        maker=BatchMaker(plan, base, latents, texts),
+        maker=maker,
         average=MovingAverage(named, decay) if decay else None,
         device=device,
         dtype=dtype,

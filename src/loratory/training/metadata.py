@@ -146,7 +146,7 @@ def _history(config: Config, plan: Plan, step: int, epoch: int) -> dict[str, obj
         "ss_validation_seed": dataset.validation_seed,
         "ss_fp8_base": training.fp8_base,
         "ss_fp8_base_unet": training.fp8_base_unet,
-        "ss_ema_decay": training.ema_decay or None,
+        **({"ss_ema_decay": training.ema_decay} if training.ema_decay else {}),
         "ss_zero_terminal_snr": plan.info.zero_terminal_snr,
         "ss_dataset_dirs": json.dumps(_directories(folders)),
         "ss_reg_dataset_dirs": json.dumps(_directories(regularization)),

@@ -52,6 +52,7 @@ class Outputs:
         history = EventReader(self.run.events).read()
         self._started_s = history[0].time_s if history else time.time()
         # Only files of this run are ever removed, those from before a resume included.
+        self._own = {Path(t.event.path) for t in history if isinstance(t.event, Saving)}
         self._saved = {Path(t.event.path): t.event for t in history if isinstance(t.event, Saved)}
 
     def file_due(self, step: int) -> str | None:
@@ -102,7 +103,9 @@ class Outputs:
             finished_s=time.time(),
             model_hashes=self.hashes.result(),
         )
+        path = self._untaken(path)
         self.recorder.write(Saving(str(path)))
+        self._own.add(path)
         save_adapter(path, self.engine.adapter.kohya_state_dict(), metadata, self._output.save_precision)
         difference = compare_with_live(path, self.engine.adapter)
         if not difference <= _TOLERANCE[self._output.save_precision]:
@@ -114,6 +117,16 @@ class Outputs:
             )
         self._saved[path] = Saved(step, self._epoch(step), str(path), path.stat().st_size, difference)
         self.recorder.write(self._saved[path])
+
+    def _untaken(self, path: Path) -> Path:
+        """`path`, or, where a file of another run has come to lie there since this one began, one beside it."""
+        if path in self._own or self._output.overwrite or not path.exists():
+            return path
+        instead = path.with_name(f"{path.stem}-{self.run.path.name[-15:]}.safetensors")
+        self.recorder.write(
+            Notice("warning", f"{path} was written by another run meanwhile; this one is saved as {instead.name}.")
+        )
+        return instead
 
     def draw_samples(self, step: int) -> None:
         """Draws every prompt of the config; each PNG carries what it was drawn with.

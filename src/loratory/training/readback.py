@@ -118,6 +118,7 @@ class StepLog:
         what = f"The loss became {loss}" if loss - loss != 0.0 else f"The gradient became {grad_norm}"
         raise LoratoryError(
             f"{what} at step {pending.step} (pictures: {', '.join(dict.fromkeys(pending.images))}).",
-            hint="Lower the learning rate, or train in bf16 instead of fp16; the last state from before is kept.",
+            hint=("Train in bf16 instead of fp16, or lower" if self.scaled else "Lower")
+            + " the learning rate; the newest state from before, where one was written, is kept.",
             exit_code=FAILED,
         )

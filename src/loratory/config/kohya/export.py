@@ -67,6 +67,12 @@ class Exported(NamedTuple):
     remarks: list[str]
 
 
+_MASKS = (
+    "conditioning_data_dir: sd-scripts takes mask pictures in datasets without class_tokens and is_reg alone; put the "
+    "masks into the pictures' transparency and use alpha_mask, or write that dataset by hand."
+)
+
+
 def export(config: Config, model: Model, epochs: int | None, folders: Sequence[Folder] | None) -> Exported:
     """The files for sd-scripts, and a sentence for each setting that it has no equivalent for.
 
@@ -84,7 +90,9 @@ def export(config: Config, model: Model, epochs: int | None, folders: Sequence[F
             remarks.append(f"{name}: sd-scripts has it for SDXL alone; the captions are encoded at each step.")
     arguments |= dict(_length(config, epochs, remarks))
     arguments |= network_arguments(config, remarks)
-    needs_dataset = bool(config.dataset.subsets) or config.dataset.conditioning_data_dir is not None
+    needs_dataset = bool(config.dataset.subsets)
+    if config.dataset.conditioning_data_dir is not None and not needs_dataset:
+        remarks.append(_MASKS)
     dataset = _dataset(config, folders, remarks) if needs_dataset else ""
     prompts = "".join(f"{_with_flags(prompt, config)}\n" for prompt in config.sample.prompts)
     header = f"# Written by Loratory {__version__} for sd-scripts.\n"
@@ -196,12 +204,15 @@ def _dataset(config: Config, folders: Sequence[Folder] | None, remarks: list[str
     found = {folder.path: folder for folder in folders or ()}
     by_path = {subset.image_dir: subset for subset in config.dataset.subsets}
     masks = config.dataset.conditioning_data_dir
+    masked = False
     tables: list[dict[str, Any]] = []
     for path in [*found, *(path for path in by_path if path not in found)]:
         table = _subset(by_path.get(path), found.get(path) or _by_name(path))
-        if masks is not None and "conditioning_data_dir" not in table and not table.get("is_reg"):
-            table["conditioning_data_dir"] = str(masks / path.name)
+        if table.pop("conditioning_data_dir", None) is not None or (masks is not None and not table.get("is_reg")):
+            masked = True
         tables.append(table)
+    if masked:
+        remarks.append(_MASKS)
     width, height = config.dataset.resolution_wh
     datasets = {"resolution": [width, height], "batch_size": config.training.train_batch_size, "subsets": tables}
     return tomli_w.dumps({"datasets": [datasets]})

@@ -115,7 +115,9 @@ def metadata_arguments(metadata: Mapping[str, str], to: Translation) -> Argument
             to.refuse(given, "the name alone; set model.vae to its file", important=False)
         elif key == "ss_base_model_version":
             _base_version(given, arguments, to)
-        elif key == "ss_max_train_steps" and "ss_num_epochs" in metadata:
+        elif key == "ss_num_epochs" and _ends_inside_an_epoch(metadata):
+            to.drop(given, "ss_max_train_steps decides: the run ended inside an epoch")
+        elif key == "ss_max_train_steps" and "ss_num_epochs" in metadata and not _ends_inside_an_epoch(metadata):
             to.drop(given, "ss_num_epochs decides")
         elif key == "ss_text_encoder_lr" and text.startswith("["):
             arguments[name] = Given(key, _literal(text))
@@ -127,6 +129,18 @@ def metadata_arguments(metadata: Mapping[str, str], to: Translation) -> Argument
             to.refuse(given, "not known here", important=False)
     to.hints.append("The file does not say which ending its captions had; .txt is assumed.")
     return Arguments(arguments, network)
+
+
+def _ends_inside_an_epoch(metadata: Mapping[str, str]) -> bool:
+    """Whether the steps of a run are fewer than those of its epochs; False where the file does not say."""
+    try:
+        epochs, steps, batches = (
+            int(metadata[f"ss_{name}"]) for name in ("num_epochs", "max_train_steps", "num_batches_per_epoch")
+        )
+        accumulated = max(1, int(metadata.get("ss_gradient_accumulation_steps", "1")))
+    except (KeyError, ValueError):
+        return False
+    return steps < epochs * -(-batches // accumulated)
 
 
 def _datasets(given: Given, arguments: dict[str, Given], to: Translation) -> None:

@@ -93,6 +93,19 @@ def _text_encoder_rate(config: Config, facts: Facts) -> Iterator[Said]:
         )
 
 
+def _idle_part_rate(config: Config, facts: Facts) -> Iterator[Said]:
+    parts = (
+        ("text_encoder_lr", "network_train_unet_only", "the text encoder"),
+        ("unet_lr", "network_train_text_encoder_only", "the UNet"),
+    )
+    for key, only, part in parts:
+        if getattr(config.network, only) and getattr(config.optimizer, key):
+            yield Said(
+                f"optimizer.{key}",
+                f"optimizer.{key} does nothing: network.{only} leaves {part} alone. Remove one of the two.",
+            )
+
+
 def _idle_rate(config: Config, facts: Facts) -> Iterator[Said]:
     optimizer = config.optimizer
     excluded = (config.network.network_train_text_encoder_only, config.network.network_train_unet_only)
@@ -210,6 +223,7 @@ OPTIMIZER_RULES = (
     Rule("rate-high", "warning", "a learning rate for Prodigy under AdamW or Lion", _rate_high),
     Rule("rate-lion", "note", "a learning rate for AdamW under Lion", _rate_lion),
     Rule("rate-text-encoder", "warning", "the text encoder learns faster than the UNet", _text_encoder_rate),
+    Rule("idle-part-rate", "warning", "a learning rate of a part that is not trained", _idle_part_rate),
     Rule("idle-learning-rate", "note", "learning_rate that other rates overrule", _idle_rate),
     Rule("scheduler-adaptive", "warning", "restarts under Prodigy or DAdaptation", _scheduler_adaptive),
     Rule("one-cycle", "note", "restarts without a restart", _one_cycle),

@@ -93,7 +93,8 @@ class Config(SettingsTable):
 
     def conflicts(self) -> Iterator[Conflict]:
         if not self.trains_unet and not self.trains_text_encoder:
-            yield Conflict("optimizer.learning_rate", "leaves nothing to train: the rate of what is trained is 0")
+            key = "unet_lr" if self.optimizer.unet_lr == 0 else "learning_rate"
+            yield Conflict(f"optimizer.{key}", "leaves nothing to train: the rate of what is trained is 0")
         for key in ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk"):
             if self.trains_text_encoder and getattr(self.dataset, key):
                 yield Conflict(

@@ -24,14 +24,14 @@ class TrainingSettings(SettingsTable):
     train_batch_size: Annotated[int, Field(ge=1, le=1024)] = 1
     """Pictures per step. 1 gives the best detail, at most 4; 1 for several concepts."""
 
-    max_train_epochs: OptionalCount = None
+    max_train_epochs: Annotated[Annotated[int, Field(ge=1, le=100_000)] | None, ZeroIsOff] = None
     """Number of passes over the dataset, repeats included; instead of `exposure`."""
 
-    max_train_steps: OptionalCount = None
+    max_train_steps: Annotated[Annotated[int, Field(ge=1, le=10_000_000)] | None, ZeroIsOff] = None
     """Number of optimizer steps; instead of `exposure`. sd-scripts' default is 1600. Steps mean little: they depend on
     the number of pictures."""
 
-    exposure: OptionalAmount = None
+    exposure: Annotated[Annotated[float, Field(gt=0, le=1_000_000)] | None, ZeroIsOff] = None
     """How often each picture is trained in the whole run, repeats times epochs; the number of epochs follows from it.
     Left out with epochs and steps, 100, or 35 for the goal "style". Not in sd-scripts."""
 
