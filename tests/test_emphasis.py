@@ -319,7 +319,8 @@ class TestTraining:
             loss={"diff_output_preservation": True, "diff_output_preservation_class": "(animal:0.5)"},
         )
         batch = first_batch(made)
-        (kept,) = batch.preserved_part().token_weights
+        assert batch.preserved is not None
+        (kept,) = batch.preserved_part(batch.preserved).token_weights
         assert kept.shape == (2, 1, 77)
         assert kept[:, 0, :3].tolist() == [[1.0, 0.5, 1.0]] * 2
         assert made.losses(batch).unweighted.isfinite().all()
