@@ -116,3 +116,8 @@ def test_higher_is_never_drawn_lower(values: list[float], width: int) -> None:
     lines = draw_curve(rising, width, 5, ascii_only=True, y_format=lambda _: "")
     tops = [next(row for row, line in enumerate(lines) if line[x : x + 1] == "*") for x in range(2, width)]
     assert tops == sorted(tops, reverse=True)
+
+
+def test_the_smallest_difference_there_is() -> None:
+    """Half of it is 0 already."""
+    assert len(draw_curve([0.0, 5e-324], 20, 4)) == 4

@@ -137,7 +137,8 @@ def _rows_of(spans: Sequence[_Span | None], low: float, high: float, rows: int) 
 
 def _share(value: float, low: float, high: float) -> float:
     """Where `value` lies between two others, from 0 to 1. Halved first: their distance can be beyond any float."""
-    return (value / 2 - low / 2) / (high / 2 - low / 2)
+    span = high / 2 - low / 2  # 0 for the two smallest floats
+    return (value / 2 - low / 2) / span if span else float(value > low)
 
 
 def _ascii_cells(columns: Sequence[range], height: int) -> list[str]:
