@@ -5,7 +5,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import accumulate
 from typing import TypeVar
 
@@ -76,28 +76,21 @@ class EpochOrder:
     @cached_property
     def train_visits(self) -> int:
         """Visits of an epoch without the regularization pictures."""
-        return sum(count for count, reg in zip(self.repeats, self.is_reg, strict=True) if not reg)
+        return sum(self._train_repeats)
 
     def reg_visits(self, epoch: int) -> list[Visit]:
         """The visits of regularization pictures in `epoch`: as many as there are others."""
-        weights = [count if reg else 0 for count, reg in zip(self.repeats, self.is_reg, strict=True)]
         if self.kohya:
-            return in_file_order(weights, self.train_visits)
-        return rotated(weights, self.train_visits, self.seed, epoch)
+            return in_file_order(self._reg_repeats, self.train_visits)
+        return rotated(self._reg_repeats, self.train_visits, self.seed, epoch)
 
     def batches(self, epoch: int) -> list[tuple[Visit, ...]]:
         """The batches of `epoch`, see `epoch_batches`."""
-        weights = [0 if reg else count for count, reg in zip(self.repeats, self.is_reg, strict=True)]
-        return epoch_batches(
-            self.buckets, weights, self.batch_size, self.seed, epoch, self.reg_visits(epoch), evenly=not self.kohya
-        )
+        regs, evenly = self.reg_visits(epoch), not self.kohya
+        return epoch_batches(self.buckets, self._train_repeats, self.batch_size, self.seed, epoch, regs, evenly=evenly)
 
     def batch_count(self, epoch: int) -> int:
         """How many batches `epoch` has. Only regularization pictures that take turns make epochs differ."""
-        return self._batch_count(epoch if any(self.is_reg) and not self.kohya else 1)
-
-    @cache  # noqa: B019 - a process has one order, or a few
-    def _batch_count(self, epoch: int) -> int:
         counts = Counter(self._train_counts)
         counts.update(self.buckets[visit.image] for visit in self.reg_visits(epoch))
         return batches_per_epoch(counts, self.batch_size)
@@ -107,9 +100,16 @@ class EpochOrder:
         return -(-self.batch_count(epoch) // self.gradient_accumulation_steps)
 
     @cached_property
+    def _train_repeats(self) -> tuple[int, ...]:
+        return tuple(0 if reg else count for count, reg in zip(self.repeats, self.is_reg, strict=True))
+
+    @cached_property
+    def _reg_repeats(self) -> tuple[int, ...]:
+        return tuple(count if reg else 0 for count, reg in zip(self.repeats, self.is_reg, strict=True))
+
+    @cached_property
     def _train_counts(self) -> dict[Bucket, int]:
-        weights = (0 if reg else count for count, reg in zip(self.repeats, self.is_reg, strict=True))
-        return visits_by_bucket(self.buckets, weights)
+        return visits_by_bucket(self.buckets, self._train_repeats)
 
 
 def epoch_batches(
