@@ -18,3 +18,9 @@ def config_dir() -> Path:
     """The person's own presets and key map."""
     home = os.environ.get("LORATORY_HOME")
     return Path(home) / "config" if home else _base("XDG_CONFIG_HOME", ".config")
+
+
+def data_dir() -> Path:
+    """What was imported and cannot be made again without its source: vocabularies."""
+    home = os.environ.get("LORATORY_HOME")
+    return Path(home) / "data" if home else _base("XDG_DATA_HOME", ".local/share")

@@ -9,6 +9,7 @@ from typing import Literal
 
 from loratory.config.schema import CaptionSettings
 from loratory.randomness import stream
+from loratory.tags.text import decode
 
 CaptionProblem = Literal["empty", "encoding", "nul"]
 
@@ -38,8 +39,9 @@ def read_caption(path: Path) -> CaptionFile:
     UTF-8 with or without byte-order mark, UTF-16 with one, otherwise cp1252, otherwise latin-1 (which takes
     any byte). Raises OSError as the disk does.
     """
-    text, encoding = _decode(path.read_bytes())
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    caption = decode(path.read_bytes())
+    encoding = "utf-8" if caption.is_utf8 else caption.encoding.removesuffix("-le").removesuffix("-be")
+    lines = caption.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     text = "\n".join(stripped for line in lines if (stripped := line.strip()))
     problem: CaptionProblem | None = None
     if "\0" in text:
@@ -156,12 +158,3 @@ def _warm_tags(count: int, settings: CaptionSettings, step: int, max_steps: int)
         return count
     low = settings.token_warmup_min
     return math.floor(step * ((count - low) / warmup)) + low
-
-
-def _decode(data: bytes) -> tuple[str, str]:
-    for encoding in ("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "cp1252"):
-        try:
-            return data.decode(encoding), encoding.removesuffix("-sig")
-        except UnicodeDecodeError:
-            continue
-    return data.decode("latin-1"), "latin-1"

@@ -67,3 +67,17 @@ def some_names(names: Sequence[str]) -> str:
     """Up to five names and how many more there are."""
     text = ", ".join(shown(name) for name in names[:_NAMES_SHOWN])
     return text if len(names) <= _NAMES_SHOWN else f"{text} and {len(names) - _NAMES_SHOWN} more"
+
+
+def parse_folder_name(name: str) -> tuple[int, str, str | None]:
+    """(repeats, class_tokens, why the folder is not a concept folder or None), by the rule of sd-scripts."""
+    number, _, class_tokens = name.partition("_")
+    if not is_text(name):
+        return 0, "", "its name is not valid UTF-8"
+    try:
+        repeats = int(number)
+    except ValueError:
+        return 0, "", "its name does not begin with a whole number and an underscore"
+    if repeats < 1:
+        return 0, "", f"{repeats} repeats are none"
+    return repeats, class_tokens, None

@@ -12,6 +12,7 @@ from loratory.config.schema import CaptionSettings, DatasetSettings, SubsetSetti
 from loratory.dataset.companions import find_masks, read_captions
 from loratory.dataset.findings import Finding, shown
 from loratory.dataset.listing import (
+    parse_folder_name,
     Listing,
     count_images,
     extension,
@@ -190,7 +191,7 @@ def _scan_root(root: Path, key: str, is_reg: bool, scan: _Scan) -> list[ConceptF
     for entry in listing.directories:
         if entry.name.startswith("."):
             continue
-        _, _, problem = _parse_folder_name(entry.name)
+        _, _, problem = parse_folder_name(entry.name)
         if problem is None or Path(entry.path).resolve() in scan.subsets:
             concepts.append(entry)
             continue
@@ -243,7 +244,7 @@ def _list_root(root: Path, key: str) -> Listing:
 
 def _no_concepts(root: Path, key: str, listing: Listing, ignored: Sequence[str]) -> LoratoryError:
     name = root.resolve().name
-    if listing.images and _parse_folder_name(name)[2] is None:
+    if listing.images and parse_folder_name(name)[2] is None:
         return LoratoryError(
             f"dataset.{key}: {root} is itself a concept folder ({pictures(len(listing.images))}).",
             hint=f"Give the folder that holds it: {root.resolve().parent}",
@@ -257,24 +258,10 @@ def _no_concepts(root: Path, key: str, listing: Listing, ignored: Sequence[str])
     return LoratoryError(message, hint=f"Make a folder like {root / '10_fox'} and put the pictures into it.")
 
 
-def _parse_folder_name(name: str) -> tuple[int, str, str | None]:
-    """(repeats, class_tokens, why the folder is not a concept folder or None), by the rule of sd-scripts."""
-    number, _, class_tokens = name.partition("_")
-    if not is_text(name):
-        return 0, "", "its name is not valid UTF-8"
-    try:
-        repeats = int(number)
-    except ValueError:
-        return 0, "", "its name does not begin with a whole number and an underscore"
-    if repeats < 1:
-        return 0, "", f"{repeats} repeats are none"
-    return repeats, class_tokens, None
-
-
 def _scan_concept(path: Path, is_reg: bool, scan: _Scan) -> ConceptFolder:
     where, found = shown(path.name), scan.found
     subset = scan.subsets.get(path.resolve())
-    repeats, class_tokens, problem = _parse_folder_name(path.name)
+    repeats, class_tokens, problem = parse_folder_name(path.name)
     if problem is not None:  # a subset's folder may have any name
         repeats, class_tokens = 1, path.name if is_text(path.name) else ""
     if subset is not None:
