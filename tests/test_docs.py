@@ -27,7 +27,7 @@ def test_every_row_of_parity_names_a_test() -> None:
     assert all("test_" in row.rsplit("|", 2)[1] for row in rows)
 
 
-@pytest.mark.parametrize("script", ["settings_doc.py", "lint_doc.py"])
+@pytest.mark.parametrize("script", ["settings_doc.py", "lint_doc.py", "findings_doc.py"])
 def test_generated_pages_are_current(script: str) -> None:
     command = [sys.executable, str(ROOT / "scripts" / script), "--check"]
     assert subprocess.run(command).returncode == 0, f"run scripts/{script}"

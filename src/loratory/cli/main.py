@@ -19,6 +19,9 @@ from loratory.errors import FAILED, WRONG_USE, LoratoryError
 
 # verb -> module, and the line it has in --help: the modules are imported only when used.
 VERBS = {
+    "tag": "Edit captions from the command line; undo any change.",
+    "check": "What weakens training in captions, and what a trainer would misread.",
+    "vocab": "What is known of tags: categories, other names, implications; import more.",
     "demo": "Train on the embedded model and pictures, and draw before and after.",
     "plan": "What a config would train, for how long, and what it needs.",
     "train": "Train an adapter, or go on with a run.",
@@ -27,7 +30,11 @@ VERBS = {
     "presets": "Starting points for a config.",
     "lora": "Look into adapter files and check them.",
     "kohya": "Take over configs of sd-scripts and the kohya_ss GUI, or write them.",
+    "doctor": "What this machine and this terminal can do.",
 }
+
+# What `loratory DIR` stands for.
+_EDITOR = "edit"
 
 
 class _Verbs(click.Group):
@@ -37,7 +44,7 @@ class _Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
+        if cmd_name not in VERBS and cmd_name != _EDITOR:
             return None
         return getattr(importlib.import_module(f"loratory.cli.{cmd_name}"), cmd_name)
 
@@ -45,13 +52,15 @@ class _Verbs(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in VERBS and not args[0].startswith("-"):
+            if os.path.isdir(args[0]) or os.sep in args[0]:  # noqa: PTH112 - a verb costs no import of pathlib
+                return super().resolve_command(ctx, [_EDITOR, *args])
             near = difflib.get_close_matches(args[0], VERBS, n=1)
             ctx.fail(f"No such command {args[0]!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+            formatter.write_dl([("DIR", "Open the tag editor on a folder of pictures."), *VERBS.items()])
 
 
 @click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)

@@ -37,6 +37,13 @@ def data(text: str) -> None:
     sys.stdout.flush()
 
 
+def data_bytes(data: bytes) -> None:
+    """A part of the result as it is, such as a patch of captions that are no UTF-8. For pipes and files."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
 def data_json(value: Any, *, stream: TextIO | None = None, indent: int | None = 1) -> None:
     """The result as JSON; with `indent` None on one line."""
     to = stream if stream is not None else sys.stdout

@@ -171,23 +171,27 @@ def _curves(made: Any) -> dict[str, list[float]]:
 
 def _draws(made: Any, count: int = 10) -> dict[str, list[str]]:
     """Captions of the first picture of each folder as `count` epochs would train them."""
-    from loratory.dataset.captions import draw_caption
+    from loratory.editing.simulate import simulate
 
+    length = made.length
+    steps = [
+        length.epoch_start(epoch) if epoch <= length.epochs else length.total_steps for epoch in range(1, count + 1)
+    ]
     first: dict[str, int] = {}
     for index, image in enumerate(made.images):
         first.setdefault(image.folder, index)
     return {
         f"{folder}/{made.images[index].path.name}": [
-            draw_caption(
+            draw.text
+            for draw in simulate(
                 made.images[index].caption,
                 made.images[index].treatment.caption,
+                draws=count,
                 seed=made.config.training.seed,
-                epoch=epoch,
                 visit=(index, 0),
-                step=made.length.epoch_start(epoch) if epoch <= made.length.epochs else made.length.total_steps,
-                max_steps=made.length.total_steps,
+                steps=steps,
+                max_steps=length.total_steps,
             )
-            for epoch in range(1, count + 1)
         ]
         for folder, index in first.items()
     }

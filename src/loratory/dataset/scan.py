@@ -12,12 +12,12 @@ from loratory.config.schema import CaptionSettings, DatasetSettings, SubsetSetti
 from loratory.dataset.companions import find_masks, read_captions
 from loratory.dataset.findings import Finding, shown
 from loratory.dataset.listing import (
-    parse_folder_name,
     Listing,
     count_images,
     extension,
     is_text,
     list_folder,
+    parse_folder_name,
     pictures,
     some_names,
     stem,

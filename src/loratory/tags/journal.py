@@ -214,7 +214,7 @@ class Journal:
             remove_leftovers(change.path for change in changes)
             wanted = changes if end == "done" else [_inverse(change) for change in changes]
             planned: dict[int, Change] = {}
-            merged: list[Path] = []
+            merged: dict[int, Path] = {}
             failed: dict[int, str] = {}
             for index, change in enumerate(wanted):
                 real, reason = reconcile(change)
@@ -222,11 +222,11 @@ class Journal:
                     failed[index] = reason
                     continue
                 if real.after != change.after:
-                    merged.append(change.path)
+                    merged[index] = change.path
                 if real.before != real.after:
                     planned[index] = wanted[index] = real
             # Merged texts are written down before they are on disk, as all others were: this process may die as well.
-            amended = {index: real for index, real in planned.items() if real.path in merged}
+            amended = {index: real for index, real in planned.items() if index in merged}
             with self._explaining("the batch is still to be recovered"):
                 if amended:
                     entries = {i: self._entry(c if end == "done" else _inverse(c)) for i, c in amended.items()}
@@ -245,7 +245,7 @@ class Journal:
             return Outcome(
                 _batch(record),
                 tuple(change for index, change in enumerate(wanted) if index not in failed),
-                tuple(path for path in merged if path not in {wanted[index].path for index in failed}),
+                tuple(path for index, path in merged.items() if index not in failed),
                 tuple((wanted[index].path, reason) for index, reason in sorted(failed.items())),
             )
 

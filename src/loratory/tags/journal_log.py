@@ -200,6 +200,8 @@ class JournalLog:
                 case "begun" if number not in self._records:
                     label, time_s, count = str(header["label"]), float(header["time"]), int(header["count"])
                     undoes = None if header["undoes"] is None else int(header["undoes"])
+                    if undoes is not None and undoes >= number:
+                        raise ValueError
                     self._assume_ended()
                     self._records[number] = Record(number, label, time_s, count, undoes, span)
                 case "amended":
@@ -225,7 +227,9 @@ class JournalLog:
         if record.end is not None:
             raise ValueError
         record.end = end
-        undone, other = True, record.undoes if end == "done" else None
+        # An undo of which no file could be written has undone nothing; one that found nothing to write has.
+        counts = end == "done" and (not record.count or len(record.skipped) < record.count)
+        undone, other = True, record.undoes if counts else None
         while other is not None and other in self._records:
             # What takes back an undo puts the batch below it in force again.
             self._records[other].undone = undone

@@ -24,6 +24,7 @@ _PAST = {
     "set": "set",
     "normalise": "normalised",
     "convert": "converted",
+    "fix": "fixed",
 }
 
 

@@ -1,0 +1,78 @@
+"""The Textual program: opens a folder in the tag editor, and ends well whatever happens to its terminal."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import App
+from textual.binding import Binding, BindingType
+
+from loratory.editing.session import Session
+from loratory.errors import LoratoryError
+from loratory.paths import config_dir
+from loratory.terminal.modes import Graphics
+from loratory.terminal.probe import settle
+from loratory.tui.keys import Keymap, read_keymap
+from loratory.tui.screens.tags import TagsScreen
+from loratory.tui.text import ASCII, UNICODE, Glyphs
+
+
+class LoratoryApp(App[None]):
+    """One dataset in the tag editor."""
+
+    CSS_PATH = "loratory.tcss"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+q", "quit", show=False, priority=True),
+        Binding("ctrl+c", "say_quit", show=False, priority=True),
+    ]
+
+    def __init__(self, session: Session, keymap: Keymap, graphics: Graphics, glyphs: Glyphs = UNICODE) -> None:
+        super().__init__()
+        self.editor_screen = TagsScreen(session, keymap, glyphs, graphics)
+        # Nothing moves by itself: over a slow link each frame of an animation is one too many.
+        self.animation_level = "none"
+
+    def on_mount(self) -> None:
+        loop = asyncio.get_running_loop()
+        for name in ("SIGHUP", "SIGTERM"):
+            try:
+                # Without this the process dies with captions still to be written, or spins on a terminal that is gone.
+                loop.add_signal_handler(getattr(signal, name), self.exit)
+            except (RuntimeError, ValueError, NotImplementedError):  # not the main thread: a test
+                break
+        self.push_screen(self.editor_screen)
+
+    def action_say_quit(self) -> None:
+        from loratory.tui.editor import Told
+
+        self.editor_screen.tell(Told("ctrl+q leaves; everything is saved already"))
+
+
+def run(directory: Path, *, preview: str | None = None, mouse: bool = True, ascii_only: bool = False) -> None:
+    """Opens the tag editor on a folder until the person leaves. Raises LoratoryError before it starts if it cannot."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):  # it draws on the last of them
+        raise LoratoryError(
+            "The tag editor needs a terminal.", hint="Without one, use `loratory tag` and `loratory check`."
+        )
+    size = os.get_terminal_size(sys.stdout.fileno())
+    if (size.columns, size.lines) < (1, 1):
+        raise LoratoryError("The terminal says it has no size.", hint="`stty rows 24 columns 80` tells it.")
+    session = Session(directory)
+    if not session.items:
+        raise LoratoryError(
+            f"No picture found in {directory} or the folders below it.",
+            hint="Loratory reads png, jpg, webp, bmp and avif files.",
+        )
+    keymap = read_keymap(config_dir() / "keys.toml")
+    graphics = settle(preview, os.environ)
+    encoding = (sys.stdout.encoding or "").lower()
+    glyphs = ASCII if ascii_only or not encoding.startswith("utf") else UNICODE
+    app = LoratoryApp(session, keymap, graphics, glyphs)
+    try:
+        app.run(mouse=mouse)
+    finally:
+        app.editor_screen.close()

@@ -1,0 +1,298 @@
+"""The tag editor without its screen: what each verb does to the session, and the sentence that tells it."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratory.editing.checks.finding import CaptionFinding, Fix
+from loratory.editing.items import Item, tag_counts
+from loratory.editing.session import Plan, Session
+from loratory.editing.settings import PALETTE_SLOTS
+from loratory.errors import LoratoryError
+from loratory.tags.edits import Add, Edit, Remove, Rename, past
+from loratory.tags.journal import Outcome
+from loratory.tags.text import key
+from loratory.tui.finding_index import FindingIndex
+from loratory.tui.selection import Selection
+from loratory.tui.writer import Writer
+
+_RECENT = 30
+
+
+@dataclass(frozen=True)
+class Told:
+    """A line about what happened. wrong: something was not done."""
+
+    text: str
+    wrong: bool = False
+
+
+class Editor:
+    """A session, the place in it, and every edit on it.
+
+    Edits show at once; the writer puts them on disk in their order, and what comes back from there (merged with
+    somebody else's change, not writable) is taken over as it comes. `changed` is called when the screen should look
+    again, `tell` with a sentence.
+    """
+
+    def __init__(self, session: Session, writer: Writer, findings: FindingIndex, tell: Callable[[Told], None]) -> None:
+        self.session = session
+        self.writer = writer
+        self.findings = findings
+        self.tell = tell
+        self.selection = Selection(session.items)
+        self.last_edit: Edit | None = None
+        self.last_item: Item | None = None
+        self.last_added: tuple[str, ...] = ()
+        self.copied: tuple[str, ...] = ()
+        self.recent: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self.with_underscores = False
+        self.uses: dict[str, int] = {}
+        self._counted: dict[str, tuple[str, ...]] = {}
+        self._spelling: dict[str, str] = {}
+        self._pending: Counter[Path] = Counter()
+        self._marks_waiting = False
+        self.changed_since_survey = False
+
+    # --- the dataset's tags ---
+
+    def count(self, items: Iterable[Item]) -> None:
+        """Counts the tags of items anew; call it when their captions changed. `counts` goes by key, `uses` by the tag
+        as it is written."""
+        for item in items:
+            self.counts.subtract(set(self._counted.get(item.name, ())))
+            self._counted[item.name] = item.keys
+            self.counts.update(set(item.keys))
+            self._spelling.update(zip(item.keys, item.tags, strict=True))
+        self.uses = {self._spelling[tag]: count for tag, count in self.counts.items() if count > 0}
+
+    def recount(self) -> None:
+        """Counts all tags anew: pictures came or went."""
+        self.counts.clear()
+        self._counted.clear()
+        self.count(self.session.items)
+
+    def judge_style(self) -> None:
+        """Finds out whether this dataset writes its tags with underscores or with spaces."""
+        tags = [tag for item in self.session.items for tag in item.tags]
+        self.with_underscores = sum("_" in tag for tag in tags) > sum(" " in tag for tag in tags)
+
+    def written(self, name: str) -> str:
+        """A vocabulary's name as this dataset writes tags."""
+        if self.with_underscores:
+            return name
+        spaced = name.replace("_", " ")
+        return spaced if key(spaced) == key(name) and any(c.isalnum() for c in name) else name
+
+    # --- edits ---
+
+    @property
+    def current(self) -> Item | None:
+        return self.selection.current
+
+    def apply(self, edit: Edit, targets: Sequence[Item], *, repeatable: bool = True) -> Plan | None:
+        """Does an edit; None (and a sentence) where there is nothing to do it to."""
+        if not targets:
+            self.tell(Told("no picture here", wrong=True))
+            return None
+        plan = self.session.plan(edit, targets)
+        if repeatable:
+            self.last_edit = edit
+            self.last_item = targets[0] if len(targets) == 1 else self.last_item
+        if isinstance(edit, Add):
+            self.last_added = edit.tags
+            self._remember(edit.tags)
+        elif isinstance(edit, Rename):
+            self._remember(edit.new)
+        if not plan.changes:
+            reason = plan.refused[0][1] if plan.refused else "nothing to change"
+            where = f"{plan.refused[0][0].name}: " if plan.refused else ""
+            self.tell(Told(f"{plan.label}: {where}{reason}", wrong=bool(plan.refused)))
+            return plan
+        self.session.show(plan)
+        paths = [change.path for change in plan.changes]
+        self._pending.update(paths)
+        self._looks_different(paths)
+        self.tell(Told(_sentence(plan, len(targets))))
+        self.writer.put(lambda: self.session.commit(plan), lambda result: self._committed(plan, paths, result))
+        return plan
+
+    def undo(self, batch_id: int | None = None) -> None:
+        """Undoes a batch, by default the last change of the dataset, after what is still being written."""
+        self._journal_job("undid", lambda: self.session.journal.undo(batch_id))
+
+    def redo(self) -> None:
+        self._journal_job("did again", self.session.journal.redo)
+
+    def recover(self, *, finish: bool) -> None:
+        """Ends a batch that a killed process left half done."""
+        journal = self.session.journal
+        self._journal_job("finished" if finish else "rolled back", journal.finish if finish else journal.roll_back)
+
+    def repeat(self, targets: Sequence[Item]) -> None:
+        if self.last_edit is None:
+            self.tell(Told("no edit to repeat yet", wrong=True))
+            return
+        self.apply(self.last_edit, targets)
+
+    def toggle(self, tag: str, item: Item) -> Plan | None:
+        """Adds a tag to a picture, or removes it."""
+        return self.apply(Remove((tag,)) if key(tag) in item.keys else Add((tag,)), [item])
+
+    # --- palette, marks, settings ---
+
+    @property
+    def palette(self) -> list[str]:
+        """The ten slots; "" is a free one."""
+        tags = self.session.settings.palette
+        return [*tags, *[""] * (PALETTE_SLOTS - len(tags))]
+
+    def set_slot(self, slot: int, tag: str) -> None:
+        """Puts a tag (or "" for none) on a slot, 0 to 9 for keys 1 to 9 and 0."""
+        slots = self.palette
+        slots[slot] = tag
+        while slots and not slots[-1]:
+            slots.pop()
+        self.session.settings.palette = slots
+        self.save_settings()
+        where = (slot + 1) % PALETTE_SLOTS
+        self.tell(Told(f"{where} is now “{tag}”" if tag else f"{where} is free"))
+
+    def to_palette(self, tag: str) -> None:
+        slots = self.palette
+        if key(tag) in {key(other) for other in slots if other}:
+            self.tell(Told(f"“{tag}” is on the palette already"))
+        elif "" not in slots:
+            self.tell(Told("the palette is full: `:slot 3 TAG` replaces one", wrong=True))
+        else:
+            self.set_slot(slots.index(""), tag)
+
+    def keep(self, tag: str, found: Sequence[CaptionFinding]) -> None:
+        """Has the rules that complain of a tag leave it alone in this dataset."""
+        rules = sorted({finding.rule for finding in found if key(tag) in {key(named) for named in finding.tags}})
+        if not rules:
+            self.tell(Told(f"nothing is said of “{tag}”"))
+            return
+        for rule in rules:
+            self.session.settings.keep(rule, tag)
+        self.save_settings()
+        self.tell(Told(f"“{tag}” is kept in this dataset ({', '.join(rules)}) · `:unkeep {tag}` takes it back"))
+
+    def review(self, items: Sequence[Item], reviewed: bool) -> None:
+        self.session.review(items, reviewed)
+        self.save_marks()
+
+    def save_marks(self) -> None:
+        """Writes who was reviewed and what was answered; many calls in a row cost one write."""
+        if self._marks_waiting:
+            return
+        self._marks_waiting = True
+
+        def work() -> None:
+            self._marks_waiting = False
+            self.session.save_marks()
+
+        self.writer.put(work, self._only_errors)
+
+    def save_settings(self) -> None:
+        self.writer.put(self.session.save_settings, self._only_errors)
+
+    def table(self) -> list[tuple[str, int]]:
+        """Every tag with the number of pictures it is on, commonest first."""
+        return [(self._spelling.get(tag, tag), count) for tag, count in tag_counts(self.session.items).items()]
+
+    # --- what comes back from the disk ---
+
+    def take_over(self, items: Sequence[Item]) -> None:
+        """Reads captions that somebody else changed on disk; those that we are just writing wait."""
+        changed = [item for item in items if item.caption_path not in self._pending and item.read()]
+        if changed:
+            self._count_and_check(changed)
+            names = changed[0].name if len(changed) == 1 else f"{len(changed)} captions"
+            self.tell(Told(f"{names} changed on disk; taken over"))
+
+    def apply_fix(self, fix: Fix, targets: Sequence[Item]) -> None:
+        """Applies a fix to `targets`, or to the whole set where that is what it is for."""
+        self.apply(fix.edit, list(self.session.items) if fix.scope == "dataset" else targets)
+
+    def _journal_job(self, done: str, work: Callable[[], Outcome]) -> None:
+        def finished(result: Outcome | LoratoryError) -> None:
+            if isinstance(result, LoratoryError):
+                self.tell(Told(f"{result.message} {result.hint}".strip(), wrong=True))
+                return
+            changed = self.session.settle(result)
+            self._count_and_check(changed)
+            if result.batch is None:
+                self.tell(Told(f"nothing to be {done}" if done != "undid" else "nothing to undo"))
+                return
+            count = len(result.written)
+            skipped = _skipped(result)
+            here = next((item for item in changed if item is self.current), None)
+            if changed and here is None:
+                self.selection.go_to(changed[0])
+            self.tell(Told(f"{done}: {result.batch.label} ({_captions(count)}){skipped}", wrong=bool(result.skipped)))
+
+        self.writer.put(work, finished)
+
+    def _committed(self, plan: Plan, paths: Sequence[Path], result: Outcome | LoratoryError) -> None:
+        self._pending.subtract(paths)
+        for path in [path for path, count in self._pending.items() if count <= 0]:
+            del self._pending[path]
+        if isinstance(result, LoratoryError):
+            self._read_again(paths)
+            self.tell(Told(f"{plan.label}: not written. {result.message} {result.hint}".strip(), wrong=True))
+            return
+        # What was written as planned is in memory already; ten thousand files are not read again.
+        self._read_again({*result.merged, *(path for path, _ in result.skipped)})
+        if result.merged:
+            name = result.merged[0].name if len(result.merged) == 1 else f"{len(result.merged)} captions"
+            self.tell(Told(f"{plan.label}: {name} had been changed on disk; both changes are in it now"))
+        if result.skipped:
+            self.tell(Told(f"{plan.label}{_skipped(result)}", wrong=True))
+
+    def _read_again(self, paths: Iterable[Path]) -> None:
+        """Takes over what the disk has, but for captions with later edits still on their way."""
+        changed = [
+            item for path in paths if path not in self._pending for item in self.session.items_of(path) if item.read()
+        ]
+        self._count_and_check(changed)
+
+    def _looks_different(self, paths: Iterable[Path]) -> None:
+        self._count_and_check([item for path in paths for item in self.session.items_of(path)])
+
+    def _count_and_check(self, items: Sequence[Item]) -> None:
+        self.count(items)
+        self.findings.touch(items)
+        self.changed_since_survey = True
+
+    def _remember(self, tags: Iterable[str]) -> None:
+        for tag in tags:
+            if tag in self.recent:
+                self.recent.remove(tag)
+            self.recent.insert(0, tag)
+        del self.recent[_RECENT:]
+
+    def _only_errors(self, result: object) -> None:
+        if isinstance(result, LoratoryError):
+            self.tell(Told(f"{result.message} {result.hint}".strip(), wrong=True))
+
+
+def _sentence(plan: Plan, targets: int) -> str:
+    done, where = past(plan.label)
+    changed = f" {where} {len(plan.changes)} of {targets} pictures" if targets > 1 else ""
+    refused = f", {len(plan.refused)} cannot be changed" if plan.refused else ""
+    return f"{done}{changed}{refused} · u undoes it"
+
+
+def _captions(count: int) -> str:
+    return "1 caption" if count == 1 else f"{count} captions"
+
+
+def _skipped(outcome: Outcome) -> str:
+    if not outcome.skipped:
+        return ""
+    path, reason = outcome.skipped[0]
+    more = f" and {len(outcome.skipped) - 1} more" if len(outcome.skipped) > 1 else ""
+    return f" · left alone: {path.name} ({reason}){more}"

@@ -1,0 +1,210 @@
+"""What the editor shows over itself: keys, tags, findings, history, draws."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from textual.content import Content
+
+from loratory.editing.checks.finding import CaptionFinding, Fix
+from loratory.editing.items import Item
+from loratory.tags.diff import unified
+from loratory.tags.edits import Remove
+from loratory.tags.journal import Batch
+from loratory.tags.text import decode
+from loratory.tui.editor import Told
+from loratory.tui.insert import Purpose
+from loratory.tui.keys import shown_keys
+from loratory.tui.review import Review
+from loratory.tui.screens.overlays import Choice, TableRow, TableScreen, TextScreen
+from loratory.tui.text import plain
+
+if TYPE_CHECKING:
+    from loratory.tui.screens.tags import TagsScreen
+
+_MODES = """\
+NORMAL: a key is a verb; a verb that wants a tag is followed by its letter.
+Small letters act on this picture, capitals on many: the selected ones,
+else what the filter shows, else all. The line at the top says which.
+INSERT: Tab takes the marked suggestion, a comma takes what you typed as
+it is, Enter takes the suggestion if it begins as you typed. = before a
+tag means exactly that. Esc is done.
+Every change is on disk at once; u undoes it, tomorrow too.
+"""
+
+
+def show_help(screen: "TagsScreen") -> None:
+    """All keys, from the table that dispatches them."""
+    lines = [plain(line) for line in _MODES.splitlines()]
+    group = ""
+    for action in screen.keymap.actions:
+        if action.group != group:
+            group = action.group
+            lines += [Content(""), plain(group, "bold $text-accent")]
+        keys = " ".join(shown_keys(keys) for keys in action.keys)
+        if action.id == "palette":
+            keys = "1 to 9, 0"
+        waits = " + letter" if action.takes == "hint" else ""
+        lines.append(Content.assemble((f"  {keys + waits:<18}", "$text-accent"), plain(action.help)))
+    lines += [Content(""), plain("Commands", "bold $text-accent")]
+    lines += [
+        Content.assemble((f"  :{name:<34}", "$text-accent"), plain(said)) for name, said in screen.commands.rows("")
+    ]
+    screen.app.push_screen(TextScreen("Keys", lines))
+
+
+def show_tags(screen: "TagsScreen") -> None:
+    """All tags with their counts; rename, remove, select, review from there."""
+    editor = screen.editor
+    total = len(screen.session.items)
+    rows = [
+        TableRow(f"{count:>6}  {count / total:>4.0%}  {tag}", tag, "$text-muted" if count == 1 else "")
+        for tag, count in editor.table()
+    ]
+    keys = {"enter": "show its pictures", "C": "rename", "x": "remove", "t": "review", "y": "palette"}
+
+    def chosen(choice: Choice[str] | None) -> None:
+        if choice is None:
+            return
+        tag = choice.value
+        if choice.key == "enter":
+            escaped = tag.replace("\\", "\\\\").replace('"', '\\"').replace("*", "\\*").replace("?", "\\?")
+            screen.search(f'tag:"{escaped}"')
+        elif choice.key == "C":
+            label = f"rename “{tag}” in {editor.selection.wide_name} to"
+            screen.insert.open(Purpose("change", label, wide=True, old=tag))
+        elif choice.key == "x":
+            screen.normal.edit(Remove((tag,)), editor.selection.wide)
+        elif choice.key == "t":
+            screen.normal.reviewing = Review(editor, tag)
+        else:
+            editor.to_palette(tag)
+        screen.look()
+
+    screen.app.push_screen(TableScreen(f"{len(rows)} tags on {total} pictures", rows, keys, "no tags yet"), chosen)
+
+
+def show_findings(screen: "TagsScreen") -> None:
+    """All findings, of the set and of each picture; Enter goes there, F mends."""
+    editor, glyphs = screen.editor, screen.glyphs
+    rows: list[TableRow[CaptionFinding]] = [
+        TableRow(f"{finding.severity:<8} the set  {finding.message}", finding, "bold")
+        for finding in screen.set_findings()
+    ]
+    for item in screen.session.items:
+        for finding in editor.findings.known(item):
+            text = f"{finding.severity:<8} {item.image_name}  {finding.message}"
+            rows.append(TableRow(text, finding, "$text-muted" if finding.severity == "note" else ""))
+    rows.sort(key=lambda row: (row.value.severity == "note", row.value.item != "", row.value.rule))
+    complete = "" if editor.findings.is_complete else f" (still looking{glyphs.ellipsis})"
+
+    def chosen(choice: Choice[CaptionFinding] | None) -> None:
+        if choice is None:
+            return
+        finding = choice.value
+        item = next((item for item in screen.session.items if item.name == finding.item), None)
+        targets = [item] if item is not None else list(screen.session.items)
+        if choice.key == "f" and finding.automatic_fix is not None:
+            editor.apply_fix(finding.automatic_fix, targets)
+        elif choice.key == "f" and finding.fixes:
+            choose_fix(screen, finding, targets)
+        elif choice.key == "f":
+            editor.tell(Told("this one has no fix: it wants a decision"))
+        elif item is not None:
+            editor.selection.go_to(item)
+        elif finding.tags:
+            screen.search(f'tag:"{finding.tags[0]}"')
+        screen.look()
+
+    keys = {"enter": "go there", "f": "fix"}
+    screen.app.push_screen(TableScreen(f"{len(rows)} findings{complete}", rows, keys, "nothing found"), chosen)
+
+
+def choose_fix(screen: "TagsScreen", finding: CaptionFinding, targets: Sequence[Item]) -> None:
+    """The ways to mend a finding, to choose one."""
+    rows = [TableRow(fix.label, fix) for fix in finding.fixes]
+
+    def chosen(choice: Choice[Fix] | None) -> None:
+        if choice is not None:
+            screen.editor.apply_fix(choice.value, targets)
+        screen.look()
+
+    screen.app.push_screen(TableScreen(finding.message, rows, {"enter": "do it"}, ""), chosen)
+
+
+def show_history(screen: "TagsScreen") -> None:
+    """Every batch ever made in this dataset, the last first; u undoes any of them, Enter shows what it did."""
+    batches = screen.session.journal.batches()
+    rows = [
+        TableRow(f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(batch.time))}  {_state(batch)}  {batch.label}"
+                 f" ({batch.count})", batch, "$text-muted" if batch.undone else "")
+        for batch in reversed(batches)
+    ]  # fmt: skip
+
+    def chosen(choice: Choice[Batch] | None) -> None:
+        if choice is None:
+            return
+        if choice.key == "u":
+            screen.editor.undo(choice.value.id)
+        else:
+            show_batch(screen, choice.value)
+
+    keys = {"enter": "what it did", "u": "undo it"}
+    screen.app.push_screen(TableScreen("Changes of this dataset", rows, keys, "nothing was changed yet"), chosen)
+
+
+def show_batch(screen: "TagsScreen", batch: Batch) -> None:
+    """What a batch did, as a diff."""
+    lines: list[Content] = []
+    for change in screen.session.journal.changes(batch.id):
+        name = str(change.path.relative_to(screen.session.root))
+        before, after = (decode(data or b"").text for data in (change.before, change.after))
+        for line in unified(name, before, after).splitlines():
+            style = "$text-success" if line.startswith("+") else "$text-error" if line.startswith("-") else ""
+            lines.append(plain(line, style))
+    screen.app.push_screen(TextScreen(batch.label, lines))
+
+
+def show_draws(screen: "TagsScreen") -> None:
+    """Ten draws of the current caption after shuffling and dropout, with their tokens and what is cut."""
+    from loratory.editing.simulate import simulate
+
+    item = screen.editor.current
+    if item is None:
+        return
+    settings = screen.session.settings.caption_settings()
+    lines = [plain(_how(settings.shuffle_caption, settings.keep_tokens, settings.caption_tag_dropout_rate,
+                        settings.caption_dropout_rate), "$text-muted"), Content("")]  # fmt: skip
+    for number, draw in enumerate(simulate(item.caption.text, settings), start=1):
+        if not draw.text:
+            shown = plain("no caption at all", "$text-muted")
+        else:
+            # With emphasis the cut text has lost its brackets, and is shown by itself.
+            cut = draw.cut or ""
+            end = len(draw.text) - len(cut) if draw.text.endswith(cut) else len(draw.text)
+            kept = min(len(draw.kept), end)
+            shown = Content.assemble(
+                plain(draw.text[:kept], "bold"),
+                plain(draw.text[kept:end]),
+                *([plain(cut, "strike $text-error"), plain("  cut off", "$text-error")] if cut else []),
+            )
+        lines.append(Content.assemble((f"{number:>2} {draw.tokens:>4} tokens  ", "$text-muted"), shown))
+    lines += [
+        Content(""),
+        plain(":caption shuffle_caption true, :caption keep_tokens 2 and the like set how.", "$text-muted"),
+    ]
+    screen.app.push_screen(TextScreen(f"Ten epochs of {item.image_name}", lines))
+
+
+def _how(shuffle: bool, keep: int, tag_dropout: float, dropout: float) -> str:
+    parts = [
+        "shuffled" if shuffle else "in the written order",
+        f"the first {keep} tags stay in front" if keep else "no tag is kept in front",
+        f"each other tag is dropped {tag_dropout:.0%} of the time" if tag_dropout else "no tag is dropped",
+        *([f"the whole caption is dropped {dropout:.0%} of the time"] if dropout else []),
+    ]
+    return ", ".join(parts)
+
+
+def _state(batch: Batch) -> str:
+    return "undone " if batch.undone else "undo   " if batch.undoes is not None else "       "

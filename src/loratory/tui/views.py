@@ -1,0 +1,138 @@
+"""What the screen says: the editor's state as text, without a widget."""
+
+from textual.content import Content
+
+from loratory.editing.checks.finding import CaptionFinding
+from loratory.editing.items import Item
+from loratory.editing.session import Session
+from loratory.tags.text import key
+from loratory.tui.editor import Editor
+from loratory.tui.finding_index import FindingIndex
+from loratory.tui.insert import Purpose
+from loratory.tui.keys import Keymap, hints
+from loratory.tui.normal import Normal
+from loratory.tui.text import Glyphs, fitted, printable
+from loratory.tui.widgets.tag_panel import PanelView, TagView
+
+
+def title_line(session: Session, item: Item | None, width: int, glyphs: Glyphs) -> Content:
+    """The program, the folder, how many pictures, which vocabulary."""
+    folder = item.name.rpartition("/")[0] if item is not None else ""
+    where = printable(f"{session.root.name}/{folder}" if folder else session.root.name)
+    site = session.known_site or ""
+    guessed = "" if session.settings.vocabulary is not None or not site else "?"
+    right = (
+        f"{len(session.items)} pictures {glyphs.dot} {site}{guessed} " if site else f"{len(session.items)} pictures "
+    )
+    left = fitted(f" Loratory  {where}", max(0, width - len(right)), glyphs.ellipsis)
+    return Content(left + right)
+
+
+def status_line(
+    editor: Editor, findings: FindingIndex, normal: Normal, purpose: Purpose | None, width: int, glyphs: Glyphs
+) -> Content:
+    """The mode, what keys act on, and how far the work is."""
+    selection, items = editor.selection, editor.session.items
+    if purpose is not None:
+        mode, scope = "INSERT", purpose.label
+    elif normal.reviewing is not None:
+        mode, scope = "REVIEW", normal.reviewing.status()
+    else:
+        mode = "RANGE" if selection.range_from is not None else "RECORD" if normal.is_recording else "NORMAL"
+        place = f"{selection.cursor + 1 if selection.shown else 0}/{len(selection.shown)}"
+        scope = f"scope: image {place} {glyphs.dot} CAPITALS {selection.wide_name}"
+        if selection.is_filtered:
+            scope += f" {glyphs.dot} /{selection.query_text}"
+    reviewed = sum(item.reviewed for item in items)
+    more = "" if findings.is_complete else "+"
+    right = f"{reviewed}/{len(items)} reviewed {glyphs.dot} {findings.pictures_with}{more} with findings "
+    if width < 100:
+        right = right.replace("with findings", "findings")
+    room = max(0, width - len(right) - len(mode) - 4)
+    return Content.assemble(
+        " ",
+        (f" {mode} ", "reverse bold"),
+        " ",
+        fitted(scope, room, glyphs.ellipsis),
+        (" " + right if room else "", "$text-muted"),
+    )
+
+
+def panel_view(editor: Editor, findings: FindingIndex, normal: Normal, glyphs: Glyphs, keymap: Keymap) -> PanelView:
+    """The tags of the current picture, with what is found of them and which keys mend it."""
+    item = editor.current
+    if item is None:
+        return PanelView(empty="No pictures here.")
+    found = findings.of(item)
+    facts = [item.image_name]
+    session = editor.session
+    size = session.facts.known_size(item)
+    counted = f"{len(item.tags)} {'tag' if len(item.tags) == 1 else 'tags'}"
+    tokens = session.facts.known_tokens(item)
+    facts.append(
+        f" {glyphs.dot} ".join(
+            [
+                *([f"{size[0]}x{size[1]}"] if size else []),
+                counted,
+                *([f"{tokens} tokens"] if tokens is not None else []),
+            ]
+        )
+    )
+    if item.shared_with:
+        facts.append(f"shares {item.caption_name} with {item.shared_with[0].rpartition('/')[2]}")
+    if item.problem:
+        return PanelView(facts=tuple(facts), empty=f"{item.caption_name} {item.problem}")
+    letters = dict(zip(reversed(item.keys), reversed(hints(len(item.tags))), strict=True))
+    told = tuple((finding.message, _does(finding, letters, keymap)) for finding in found)
+    if session.known_site == "natural":
+        return PanelView(facts=tuple(facts), text=item.caption.text, findings=told, empty=_empty(item, "e writes one"))
+    spoken_of: dict[str, tuple[str, str]] = {}
+    for finding in found:
+        # The first is what is wrong; what it is wrong beside is not.
+        for tag in finding.tags[:1]:
+            colour = "$text-muted" if finding.severity == "note" else "$text-warning"
+            spoken_of.setdefault(key(tag), (finding.rule, colour))
+    roles = _roles(item)
+    tags = tuple(
+        TagView(
+            tag,
+            count=editor.counts[tag_key],
+            remark=spoken_of.get(tag_key, (roles.get(tag_key, ""), ""))[0],
+            colour=spoken_of.get(tag_key, ("", ""))[1],
+        )
+        for tag, tag_key in zip(item.tags, item.keys, strict=True)
+    )
+    empty = _empty(item, f"{keymap.keys_of('add')} adds the first tag")
+    return PanelView(facts=tuple(facts), tags=tags, findings=told, typed=normal.typed_hint, empty=empty)
+
+
+def _empty(item: Item, does: str) -> str:
+    return f"{'no caption file' if item.data is None else 'an empty caption'}: {does}"
+
+
+def _roles(item: Item) -> dict[str, str]:
+    """What the first two tags are, where the folder's name makes the first the instance token."""
+    if not item.keys or not item.class_tokens:
+        return {}
+    expected = [key(part) for part in item.class_tokens.split(",")]
+    names: dict[str, str] = {}
+    if item.keys[0] == expected[0] or item.keys[0] in expected[0].split():
+        names[item.keys[0]] = "instance"
+        if len(item.keys) > 1:
+            names.setdefault(item.keys[1], "class")
+    return names
+
+
+def _does(finding: CaptionFinding, letters: dict[str, str], keymap: Keymap) -> str:
+    """Which keys mend a finding: `f removes it · ! h keeps it`."""
+    parts: list[str] = []
+    if finding.automatic_fix is not None:
+        parts.append(f"{keymap.keys_of('fix')} {finding.automatic_fix.label}")
+    elif len(finding.fixes) > 0:
+        ways = f"{finding.fixes[0].label}?" if len(finding.fixes) == 1 else f"{len(finding.fixes)} ways to mend it"
+        parts.append(f"{keymap.keys_of('fix')} {ways}")
+    if finding.tags:
+        letter = letters.get(key(finding.tags[0]))
+        if letter:
+            parts.append(f"{keymap.keys_of('keep')} {letter} keeps it here")
+    return " · ".join(parts)
