@@ -80,7 +80,10 @@ class Program:
         """What the program writes next; b"" when it is silent for `timeout_s`."""
         if not select.select([self.terminal], [], [], timeout_s)[0]:
             return b""
-        data = os.read(self.terminal, 1 << 16)
+        try:
+            data = os.read(self.terminal, 1 << 16)
+        except OSError as error:
+            raise SystemExit(f"the editor has ended: {self.said[-2000:].decode(errors='replace')}") from error
         self.said = (self.said + data)[-200_000:]
         return data
 

@@ -16,7 +16,7 @@ from loratory.tui.keys import Keymap
 from loratory.tui.screens.tags import TagsScreen
 from loratory.tui.text import UNICODE, Glyphs
 
-_WAIT_S = 8.0
+_WAIT_S = 20.0
 _NAMED = {" ": "space"}
 
 

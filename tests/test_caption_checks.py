@@ -334,6 +334,11 @@ def test_kept_tags_silence_a_rule_and_no_other() -> None:
     assert "implied" in rules(caption, kept={"redundant": frozenset({"*", "canine"})})
 
 
+def test_the_words_of_an_instance_token_make_nothing_redundant() -> None:
+    pictures = [item("sks red hat, hat, standing", f"{number}.png", "10_sks red hat") for number in range(3)]
+    assert "redundant" not in issues(pictures[0], context(pictures))
+
+
 def test_the_worst_comes_first() -> None:
     severities = [finding.severity for finding in said("eyes, blue eyes, blue eyes,, " + T)]
     assert severities == sorted(severities, key=["error", "warning", "note"].index)

@@ -4,10 +4,7 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,75 +13,14 @@ from loratory.runs.events import Finished, Notice, Phase, Saved, Started, Step
 from loratory.runs.recorder import Recorder
 from loratory.runs.store import EventReader, RunDirectory, liveness
 from material import make_set, write_config
+from terminal import ENVIRONMENT, PROGRAM, Terminal, wait_for
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("tmux") is None, reason="there is no tmux here"),
 ]
-HERE = Path(__file__).parent
-PROGRAM = [sys.executable, "-m", "loratory"]
-ENVIRONMENT = {
-    "PYTHONPATH": str(HERE.parent / "src"),
-    "OMP_NUM_THREADS": "1",
-    "LC_ALL": "C.UTF-8",
-    "PYTHONUTF8": "1",
-}
 STARTED = Started(0, 510, 10, 51, "CPU", "0")
 FACTS = "step 194/510 · 1.42 s/step · loss 0.0871 · ETA 7 min 29 s"
-
-
-class Terminal:
-    """A tmux server of our own with one window, in which a shell runs a program and tells its exit code."""
-
-    def __init__(self) -> None:
-        # Not below pytest's folder: the path of a socket may have 107 bytes.
-        self._folder = tempfile.mkdtemp(prefix="loratory-tmux-")
-        self._tmux = ["tmux", "-u", "-S", f"{self._folder}/socket", "-f", "/dev/null"]
-
-    def run(self, command: list[str], width: int = 80, height: int = 24, **environment: str) -> None:
-        """Starts `command`; NAME="" unsets a variable."""
-        variables = {"NO_COLOR": "", "FORCE_COLOR": "", "COLUMNS": ""} | ENVIRONMENT | environment
-        unset = [word for name, value in variables.items() if not value for word in ("-u", name)]
-        given = [f"{name}={value}" for name, value in variables.items() if value]
-        shell = ["sh", "-c", 'trap : INT; "$@"; echo "exit code $?"; read _', "sh"]
-        self("new-session", "-d", "-x", str(width), "-y", str(height), "env", *unset, *given, *shell, *command)
-
-    def __call__(self, *command: str) -> str:
-        # TMUX: these tests may themselves be run in tmux.
-        environment = {name: value for name, value in os.environ.items() if name != "TMUX"}
-        done = subprocess.run([*self._tmux, *command], env=environment, capture_output=True, text=True, timeout=20)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def lines(self, *options: str) -> list[str]:
-        """What stands on the screen, without the empty lines at its end."""
-        return self("capture-pane", "-p", *options).rstrip().splitlines()
-
-    def wait_for(self, pattern: str, within_s: float = 60) -> list[str]:
-        """The screen as soon as one of its lines matches."""
-        limit = time.monotonic() + within_s
-        while True:
-            lines = self.lines()
-            if any(re.search(pattern, line) for line in lines):
-                return lines
-            assert time.monotonic() < limit, f"no {pattern!r} in\n" + "\n".join(lines)
-            time.sleep(0.02)
-
-    def shows(self, expected: list[str], within_s: float = 20) -> bool:
-        """Whether the screen comes to look like this."""
-        limit = time.monotonic() + within_s
-        while (lines := self.lines()) != expected:
-            assert time.monotonic() < limit, "\n".join(["expected", *expected, "but it shows", *lines])
-            time.sleep(0.02)
-        return True
-
-    def exit_code(self) -> int:
-        """Waits for the program to end."""
-        return int(self.wait_for(r"^exit code \d+$")[-1].split()[-1])
-
-    def close(self) -> None:
-        subprocess.run([*self._tmux, "kill-server"], capture_output=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -92,13 +28,6 @@ def terminal() -> Iterator[Terminal]:
     terminal = Terminal()
     yield terminal
     terminal.close()
-
-
-def wait_for(condition: Callable[[], object], within_s: float = 60) -> None:
-    limit = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.02)
 
 
 def step(number: int) -> Step:

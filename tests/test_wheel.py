@@ -30,6 +30,8 @@ def test_the_wheel_carries_what_the_program_needs(wheel: Path) -> None:
         "loratory/models/assets/nano/unet/diffusion_pytorch_model.safetensors",
         "loratory/models/assets/sdxl/unet/config.json",
         "loratory/runs/store.py",
+        "loratory/tags/vocabulary/packs/e621.toml",
+        "loratory/tui/loratory.tcss",
         "loratory/demo/pictures/LICENSE.txt",
         "loratory/demo/config.toml",
         "loratory/py.typed",
@@ -63,6 +65,7 @@ def test_the_installed_program_runs(wheel: Path, tmp_path: Path) -> None:
     assert str(environment) in where.stdout
     assert run("--version").startswith("loratory, version")
     assert "character-prodigy" in run("presets", "list")
+    assert "domestic_dog" in run("vocab", "show", "german_shepherd", "--site", "e621")
     # The demo itself, shortened: everything it touches is in the wheel.
     steps = ("--set", "training.max_train_steps=2", "--set", "training.max_train_epochs=0")
     sheet = run("demo", "--out", "demo", *steps)

@@ -114,11 +114,14 @@ def fetch_command(
 
 
 def _index(site: Site) -> None:
-    """Makes the index of the completion now, which takes seconds for a big site, rather than when the editor starts."""
+    """Makes the indexes of completion and typos now, which takes seconds for a big site, not when the editor starts."""
+    from loratory.editing.checks.near import known_names
     from loratory.tags.completion.completer import open_index
 
-    with output.working("preparing completion"):
-        open_index(open_vocabulary(site))
+    with output.working("preparing completion and typos"):
+        vocabulary = open_vocabulary(site)
+        open_index(vocabulary)
+        known_names(vocabulary)
 
 
 @vocab.command("show")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loratory.editing.items import Item, file_stamp
-from loratory.tags.text import Line, bare, key, parse, render
+from loratory.tags.text import Line, parse, render
 
 if TYPE_CHECKING:
     from loratory.editing.session import Session
@@ -116,9 +116,7 @@ class ItemFacts:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        # "(blue eyes:1.2)" is found as "blue eyes"; few captions have emphasis, and only they pay for it.
-        keys = self.item.keys
-        return tuple(key(bare(tag)) for tag in keys) if any(tag.startswith("(") for tag in keys) else keys
+        return self.item.bare_keys
 
     @property
     def reviewed(self) -> bool:

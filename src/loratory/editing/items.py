@@ -9,7 +9,7 @@ from pathlib import Path
 from loratory.dataset.listing import Listing, list_folder, parse_folder_name, stem
 from loratory.errors import LoratoryError
 from loratory.tags.files import read_caption_bytes
-from loratory.tags.text import EMPTY, CaptionText, decode, key, tags_of
+from loratory.tags.text import EMPTY, CaptionText, bare, decode, key, tags_of
 
 # Which caption of a picture is edited where it has several: what trainers look for first.
 CAPTION_EXTENSIONS = (".txt", ".caption", ".TXT", ".CAPTION")
@@ -27,6 +27,7 @@ class Item:
     """
 
     __slots__ = (
+        "_bare_keys",
         "_caption",
         "_data",
         "_keys",
@@ -64,6 +65,7 @@ class Item:
         self._caption: CaptionText | None = None
         self._tags: tuple[str, ...] | None = None
         self._keys: tuple[str, ...] | None = None
+        self._bare_keys: tuple[str, ...] | None = None
 
     @property
     def image(self) -> Path:
@@ -84,7 +86,7 @@ class Item:
     def data(self, data: bytes | None) -> None:
         self.is_read = True
         self._data = data
-        self._caption = self._tags = self._keys = None
+        self._caption = self._tags = self._keys = self._bare_keys = None
 
     @property
     def caption(self) -> CaptionText:
@@ -106,6 +108,15 @@ class Item:
         if self._keys is None:
             self._keys = tuple(_shared_key(tag) for tag in self.tags)
         return self._keys
+
+    @property
+    def bare_keys(self) -> tuple[str, ...]:
+        """The keys without emphasis: "(blue eyes:1.2)" is found as "blue eyes"."""
+        if self._bare_keys is None:
+            keys = self.keys
+            emphasised = any(tag.startswith("(") for tag in keys)
+            self._bare_keys = tuple(_shared_key(bare(tag)) for tag in keys) if emphasised else keys
+        return self._bare_keys
 
     def read(self) -> bool:
         """Reads the caption file anew; whether its bytes are other than before. `problem` tells why it cannot be

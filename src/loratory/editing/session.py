@@ -66,6 +66,7 @@ class Session:
         self.marks: Marks = read_marks(self.root)
         self.journal = Journal(self.root)
         self.items: list[Item] = []
+        self.reviewed = 0
         self.facts = FactBook(self)
         self._vocabulary: Vocabulary | None = None
         self._guess: Site | None = None
@@ -76,9 +77,11 @@ class Session:
         self.items = find_items(self.directory, self.root, self.settings.caption_extension)
         self.facts.forget()
         self.__dict__.pop("_by_caption", None)
+        self.reviewed = 0
         if self.marks.reviewed:
             for item in self.items:
                 item.reviewed = item.name in self.marks.reviewed
+            self.reviewed = sum(item.reviewed for item in self.items)
 
     @cached_property
     def _by_caption(self) -> dict[Path, list[Item]]:
@@ -111,7 +114,8 @@ class Session:
         """The items that a query matches; all of them for None."""
         if query is None:
             return list(self.items)
-        return [item for item in self.items if query.matches(self.facts.of(item))]
+        matches, facts_of = query.matches, self.facts.of
+        return [item for item in self.items if matches(facts_of(item))]
 
     def plan(self, edit: Edit, targets: Iterable[Item]) -> Plan:
         """What `edit` would do to the captions of `targets`; a caption that several share is edited once."""
@@ -177,6 +181,7 @@ class Session:
     def review(self, targets: Iterable[Item], reviewed: bool) -> None:
         """Marks pictures as looked through, or not."""
         for item in targets:
+            self.reviewed += reviewed - item.reviewed
             item.reviewed = reviewed
             (self.marks.reviewed.add if reviewed else self.marks.reviewed.discard)(item.name)
 

@@ -1,23 +1,29 @@
 """The Textual program: opens a folder in the tag editor, and ends well whatever happens to its terminal."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from textual import events
 from textual.app import App
 from textual.binding import Binding, BindingType
+from textual.filter import LineFilter
+from textual.message_pump import MessagePump
 
 from loratory.editing.session import Session
 from loratory.errors import LoratoryError
 from loratory.paths import config_dir
 from loratory.terminal.modes import Graphics
 from loratory.terminal.probe import settle
+from loratory.tui.in_turn import KeysInTurn
 from loratory.tui.keys import Keymap, read_keymap
 from loratory.tui.screens.tags import TagsScreen
-from loratory.tui.text import ASCII, UNICODE, Glyphs
+from loratory.tui.text import ASCII, UNICODE, Glyphs, Harmless
 
 
 class LoratoryApp(App[None]):
@@ -35,21 +41,46 @@ class LoratoryApp(App[None]):
         self.editor_screen = TagsScreen(session, keymap, glyphs, graphics)
         # Nothing moves by itself: over a slow link each frame of an animation is one too many.
         self.animation_level = "none"
+        self._harmless = Harmless()
+        self._keys_in_turn = KeysInTurn(super().on_event, self._way_of_keys)
+
+    async def on_event(self, event: events.Event) -> None:
+        if isinstance(event, (events.Key, events.Paste)) and not event.is_forwarded:
+            await self._keys_in_turn.take(event)
+        else:
+            await super().on_event(event)
+
+    def _way_of_keys(self) -> list[MessagePump]:
+        first = self.focused or self.screen
+        return [first, *first.ancestors]
 
     def on_mount(self) -> None:
         loop = asyncio.get_running_loop()
         for name in ("SIGHUP", "SIGTERM"):
             try:
                 # Without this the process dies with captions still to be written, or spins on a terminal that is gone.
-                loop.add_signal_handler(getattr(signal, name), self.exit)
+                loop.add_signal_handler(getattr(signal, name), self.editor_screen.leave)
             except (RuntimeError, ValueError, NotImplementedError):  # not the main thread: a test
                 break
         self.push_screen(self.editor_screen)
+        if not gc.isenabled():  # `loratory DIR` switches it off to start sooner
+            self.editor_screen.call_after_refresh(_collect_garbage_again)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        return [self._harmless, *super().get_line_filters()]
+
+    async def action_quit(self) -> None:
+        self.editor_screen.leave()
 
     def action_say_quit(self) -> None:
         from loratory.tui.editor import Told
 
         self.editor_screen.tell(Told("ctrl+q leaves; everything is saved already"))
+
+
+def _collect_garbage_again() -> None:
+    gc.freeze()  # what is there now stays: it need not be looked through while somebody types
+    gc.enable()
 
 
 def run(directory: Path, *, preview: str | None = None, mouse: bool = True, ascii_only: bool = False) -> None:

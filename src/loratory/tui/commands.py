@@ -47,7 +47,7 @@ class Commands:
         text = text.removeprefix(".").strip()
         if not text:
             return
-        if text.isdigit():
+        if text.isdecimal() and len(text) < 10:
             self._editor.selection.go(int(text) - 1)
             return
         name, _, rest = text.partition(" ")
@@ -76,7 +76,7 @@ class Commands:
         self._editor.tell(Told("everything is saved as you go"))
 
     def _slot(self, words: list[str]) -> None:
-        if not words or not words[0].isdigit() or int(words[0]) > 9:
+        if not words or words[0] not in tuple("0123456789"):
             raise LoratoryError(":slot wants a key from 0 to 9 and a tag, such as :slot 3 side view")
         self._editor.set_slot((int(words[0]) - 1) % 10, " ".join(words[1:]).strip(" ,"))
 

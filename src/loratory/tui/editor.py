@@ -232,7 +232,9 @@ class Editor:
             here = next((item for item in changed if item is self.current), None)
             if changed and here is None:
                 self.selection.go_to(changed[0])
-            self.tell(Told(f"{done}: {result.batch.label} ({_captions(count)}){skipped}", wrong=bool(result.skipped)))
+            # An undo's label says so itself.
+            what = result.batch.label if result.batch.undoes is not None else f"{done}: {result.batch.label}"
+            self.tell(Told(f"{what} ({_captions(count)}){skipped}", wrong=bool(result.skipped)))
 
         self.writer.put(work, finished)
 

@@ -73,11 +73,27 @@ class Insert:
         self._suggestions.display = True
         self.changed(text)
 
+    def legal_keys(self) -> str:
+        """What the keys do while the prompt is open; "" where it is not."""
+        if self.purpose is None:
+            return ""
+        if self.purpose.kind == "filter":
+            return "Enter shows what is found   Esc leaves   empty: all pictures"
+        if self.purpose.kind == "command":
+            return "Enter does it   Esc leaves"
+        takes = "Tab takes the marked one   Up Down mark another"
+        return f"{takes}   {', adds what is typed   Esc done' if self._at_once else 'Enter does it   Esc leaves'}"
+
     def close(self) -> None:
         self.purpose = None
         self._suggestions.display = False
         self._prompt.close()
         self._closed()
+
+    def use(self, completer: Completer) -> None:
+        """Suggests by this vocabulary from now on, also for what is typed already."""
+        self.completer = completer
+        self.changed(self._prompt.line.value)
 
     @property
     def _at_once(self) -> bool:
@@ -152,6 +168,10 @@ class Insert:
 
     def _take(self, text: str, *, and_done: bool = False) -> None:
         """Puts the marked suggestion in place of what is typed."""
+        if self.completer is None:
+            # The letters typed so far are hardly the tag that was meant.
+            self._editor.tell(Told("the vocabulary is still being read; Tab completes in a moment", wrong=True))
+            return
         if not self._offered or _last_piece(text).startswith("="):
             if self._at_once and text.strip():
                 self._commit(text)
@@ -240,6 +260,8 @@ class Insert:
         return f"in {suggestion.uses} pictures here" if suggestion.uses else ""
 
     def _hint(self, text: str) -> str:
+        if self.completer is None and text.strip():
+            return "reading the vocabulary · Enter as typed"
         if not text.strip():
             return "Esc done" if self._at_once else "commas between tags · Esc leaves"
         if self._at_once:

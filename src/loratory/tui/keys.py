@@ -4,6 +4,7 @@ A key is written as Textual names it ("j", "ctrl+d", "right_square_bracket" as "
 """
 
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,12 +151,15 @@ def shown_keys(keys: str) -> str:
 
 
 def hints(count: int) -> list[str]:
-    """`count` hints, none of which begins another: single letters while they last, else pairs for the later ones."""
+    """`count` hints, none of which begins another: single letters while they last, pairs for the later ones, and
+    where there are more tags than pairs (625) as many letters for each as it takes."""
     letters = HINT_LETTERS
     if count <= len(letters):
         return list(letters[:count])
+    if count > len(letters) ** 2:
+        length = next(length for length in itertools.count(3) if len(letters) ** length >= count)
+        return ["".join(hint) for hint in itertools.islice(itertools.product(letters, repeat=length), count)]
     leaders = -(-(count - len(letters)) // (len(letters) - 1))
-    leaders = min(leaders, len(letters))
     singles = list(letters[: len(letters) - leaders])
     pairs = [first + second for first in letters[len(letters) - leaders :] for second in letters]
     return (singles + pairs)[:count]

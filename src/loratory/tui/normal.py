@@ -239,7 +239,7 @@ class Normal:
             "reload": screen.reload,
             "redraw": screen.redraw,
             "help": screen.show_help,
-            "quit": screen.app.exit,
+            "quit": screen.leave,
         }
         simple[action_id]()
 

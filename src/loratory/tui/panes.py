@@ -58,10 +58,10 @@ def show_tags(screen: "TagsScreen") -> None:
     editor = screen.editor
     total = len(screen.session.items)
     rows = [
-        TableRow(f"{count:>6}  {count / total:>4.0%}  {tag}", tag, "$text-muted" if count == 1 else "")
+        TableRow(f"{count:>6}  {count / total:>4.0%}  {tag}", tag, "$foreground-muted" if count == 1 else "")
         for tag, count in editor.table()
     ]
-    keys = {"enter": "show its pictures", "C": "rename", "x": "remove", "t": "review", "y": "palette"}
+    keys = {"enter": "show them", "C": "rename", "x": "remove", "t": "review", "y": "palette"}
 
     def chosen(choice: Choice[str] | None) -> None:
         if choice is None:
@@ -94,7 +94,7 @@ def show_findings(screen: "TagsScreen") -> None:
     for item in screen.session.items:
         for finding in editor.findings.known(item):
             text = f"{finding.severity:<8} {item.image_name}  {finding.message}"
-            rows.append(TableRow(text, finding, "$text-muted" if finding.severity == "note" else ""))
+            rows.append(TableRow(text, finding, "$foreground-muted" if finding.severity == "note" else ""))
     rows.sort(key=lambda row: (row.value.severity == "note", row.value.item != "", row.value.rule))
     complete = "" if editor.findings.is_complete else f" (still looking{glyphs.ellipsis})"
 
@@ -137,7 +137,7 @@ def show_history(screen: "TagsScreen") -> None:
     batches = screen.session.journal.batches()
     rows = [
         TableRow(f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(batch.time))}  {_state(batch)}  {batch.label}"
-                 f" ({batch.count})", batch, "$text-muted" if batch.undone else "")
+                 f" ({batch.count})", batch, "$foreground-muted" if batch.undone else "")
         for batch in reversed(batches)
     ]  # fmt: skip
 
@@ -174,10 +174,10 @@ def show_draws(screen: "TagsScreen") -> None:
         return
     settings = screen.session.settings.caption_settings()
     lines = [plain(_how(settings.shuffle_caption, settings.keep_tokens, settings.caption_tag_dropout_rate,
-                        settings.caption_dropout_rate), "$text-muted"), Content("")]  # fmt: skip
+                        settings.caption_dropout_rate), "$foreground-muted"), Content("")]  # fmt: skip
     for number, draw in enumerate(simulate(item.caption.text, settings), start=1):
         if not draw.text:
-            shown = plain("no caption at all", "$text-muted")
+            shown = plain("no caption at all", "$foreground-muted")
         else:
             # With emphasis the cut text has lost its brackets, and is shown by itself.
             cut = draw.cut or ""
@@ -188,10 +188,10 @@ def show_draws(screen: "TagsScreen") -> None:
                 plain(draw.text[kept:end]),
                 *([plain(cut, "strike $text-error"), plain("  cut off", "$text-error")] if cut else []),
             )
-        lines.append(Content.assemble((f"{number:>2} {draw.tokens:>4} tokens  ", "$text-muted"), shown))
+        lines.append(Content.assemble((f"{number:>2} {draw.tokens:>4} tokens  ", "$foreground-muted"), shown))
     lines += [
         Content(""),
-        plain(":caption shuffle_caption true, :caption keep_tokens 2 and the like set how.", "$text-muted"),
+        plain(":caption shuffle_caption true, :caption keep_tokens 2 and the like set how.", "$foreground-muted"),
     ]
     screen.app.push_screen(TextScreen(f"Ten epochs of {item.image_name}", lines))
 

@@ -1,23 +1,31 @@
 """The one way for text of others (tags, captions, file names, messages) onto the screen: plain, never markup."""
 
+import re
 from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
+from rich.segment import Segment
+from textual.color import Color
 from textual.content import Content
+from textual.filter import LineFilter
 
 # What stands for a character that would move the cursor, ring the bell or turn the writing direction around.
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
+_ACTING = re.compile(rf"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff{''.join(sorted(_BIDI))}]")
 
 
 def printable(text: str) -> str:
     """`text` on one line, with every character that is none to be seen replaced."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        " " if c in "\n\t" else _REPLACEMENT if not c.isprintable() or c in _BIDI or "\ud800" <= c <= "\udfff" else c
-        for c in text
-    )
+    return "".join(_seen(c) for c in text)
+
+
+def _seen(c: str) -> str:
+    if c.isspace():
+        return c if c == "\N{NO-BREAK SPACE}" else " "
+    return c if c.isprintable() and c not in _BIDI and not "\ud800" <= c <= "\udfff" else _REPLACEMENT
 
 
 def plain(text: str, style: str = "") -> Content:
@@ -33,6 +41,25 @@ def fitted(text: str, width: int, ellipsis: str = "…") -> str:
     if cell_len(text) > width:
         text = set_cell_size(text, width - cell_len(ellipsis)) + ellipsis if width > cell_len(ellipsis) else text
     return set_cell_size(text, width)
+
+
+class Harmless(LineFilter):
+    """Takes what acts on a terminal out of every line before it is sent there.
+
+    Fields in which a person types hold their text as it is, and would send its escape sequences along. Such characters
+    are no cells wide, so that nothing moves when they are left out.
+    """
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [
+            Segment(_ACTING.sub(_without_width, text), style) if not control and _ACTING.search(text) else segment
+            for segment in segments
+            for text, style, control in (segment,)
+        ]
+
+
+def _without_width(found: re.Match[str]) -> str:
+    return _REPLACEMENT if cell_len(found[0]) else ""
 
 
 def number(count: int) -> str:

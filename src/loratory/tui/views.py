@@ -1,5 +1,7 @@
 """What the screen says: the editor's state as text, without a widget."""
 
+from dataclasses import replace
+
 from textual.content import Content
 
 from loratory.editing.checks.finding import CaptionFinding
@@ -29,11 +31,19 @@ def title_line(session: Session, item: Item | None, width: int, glyphs: Glyphs) 
 
 
 def status_line(
-    editor: Editor, findings: FindingIndex, normal: Normal, purpose: Purpose | None, width: int, glyphs: Glyphs
+    editor: Editor,
+    findings: FindingIndex,
+    normal: Normal,
+    purpose: Purpose | None,
+    is_text: bool,
+    width: int,
+    glyphs: Glyphs,
 ) -> Content:
-    """The mode, what keys act on, and how far the work is."""
+    """The mode, what keys act on, and how far the work is. is_text: the caption is being written as text."""
     selection, items = editor.selection, editor.session.items
-    if purpose is not None:
+    if is_text:
+        mode, scope = "TEXT", "the caption of this picture"
+    elif purpose is not None:
         mode, scope = "INSERT", purpose.label
     elif normal.reviewing is not None:
         mode, scope = "REVIEW", normal.reviewing.status()
@@ -43,9 +53,10 @@ def status_line(
         scope = f"scope: image {place} {glyphs.dot} CAPITALS {selection.wide_name}"
         if selection.is_filtered:
             scope += f" {glyphs.dot} /{selection.query_text}"
-    reviewed = sum(item.reviewed for item in items)
     more = "" if findings.is_complete else "+"
-    right = f"{reviewed}/{len(items)} reviewed {glyphs.dot} {findings.pictures_with}{more} with findings "
+    right = (
+        f"{editor.session.reviewed}/{len(items)} reviewed {glyphs.dot} {findings.pictures_with}{more} with findings "
+    )
     if width < 100:
         right = right.replace("with findings", "findings")
     room = max(0, width - len(right) - len(mode) - 4)
@@ -54,12 +65,17 @@ def status_line(
         (f" {mode} ", "reverse bold"),
         " ",
         fitted(scope, room, glyphs.ellipsis),
-        (" " + right if room else "", "$text-muted"),
+        (" " + right if room else "", "$foreground-muted"),
     )
 
 
-def panel_view(editor: Editor, findings: FindingIndex, normal: Normal, glyphs: Glyphs, keymap: Keymap) -> PanelView:
-    """The tags of the current picture, with what is found of them and which keys mend it."""
+def panel_view(
+    editor: Editor, findings: FindingIndex, normal: Normal, is_inserting: bool, glyphs: Glyphs, keymap: Keymap
+) -> PanelView:
+    """The tags of the current picture, with what is found of them and which keys mend it.
+
+    is_inserting: somebody types, and the room is needed for what is suggested.
+    """
     item = editor.current
     if item is None:
         return PanelView(empty="No pictures here.")
@@ -85,12 +101,13 @@ def panel_view(editor: Editor, findings: FindingIndex, normal: Normal, glyphs: G
     letters = dict(zip(reversed(item.keys), reversed(hints(len(item.tags))), strict=True))
     told = tuple((finding.message, _does(finding, letters, keymap)) for finding in found)
     if session.known_site == "natural":
+        told = tuple((finding.message, _does(finding, {}, keymap)) for finding in found)
         return PanelView(facts=tuple(facts), text=item.caption.text, findings=told, empty=_empty(item, "e writes one"))
     spoken_of: dict[str, tuple[str, str]] = {}
     for finding in found:
         # The first is what is wrong; what it is wrong beside is not.
         for tag in finding.tags[:1]:
-            colour = "$text-muted" if finding.severity == "note" else "$text-warning"
+            colour = "$foreground-muted" if finding.severity == "note" else "$text-warning"
             spoken_of.setdefault(key(tag), (finding.rule, colour))
     roles = _roles(item)
     tags = tuple(
@@ -102,8 +119,15 @@ def panel_view(editor: Editor, findings: FindingIndex, normal: Normal, glyphs: G
         )
         for tag, tag_key in zip(item.tags, item.keys, strict=True)
     )
+    if normal.reviewing is not None:
+        asked = key(normal.reviewing.tag)
+        tags = tuple(
+            replace(view, remark="asked", colour="$text-accent") if key(view.tag) == asked else view for view in tags
+        )
     empty = _empty(item, f"{keymap.keys_of('add')} adds the first tag")
-    return PanelView(facts=tuple(facts), tags=tags, findings=told, typed=normal.typed_hint, empty=empty)
+    return PanelView(
+        facts=tuple(facts), tags=tags, findings=() if is_inserting else told, typed=normal.typed_hint, empty=empty
+    )
 
 
 def _empty(item: Item, does: str) -> str:
@@ -127,12 +151,17 @@ def _does(finding: CaptionFinding, letters: dict[str, str], keymap: Keymap) -> s
     """Which keys mend a finding: `f removes it · ! h keeps it`."""
     parts: list[str] = []
     if finding.automatic_fix is not None:
-        parts.append(f"{keymap.keys_of('fix')} {finding.automatic_fix.label}")
+        parts.append(f"{keymap.keys_of('fix')} {printable(finding.automatic_fix.label)}")
     elif len(finding.fixes) > 0:
-        ways = f"{finding.fixes[0].label}?" if len(finding.fixes) == 1 else f"{len(finding.fixes)} ways to mend it"
+        ways = (
+            f"{printable(finding.fixes[0].label)}?"
+            if len(finding.fixes) == 1
+            else f"{len(finding.fixes)} ways to mend it"
+        )
         parts.append(f"{keymap.keys_of('fix')} {ways}")
     if finding.tags:
         letter = letters.get(key(finding.tags[0]))
         if letter:
-            parts.append(f"{keymap.keys_of('keep')} {letter} keeps it here")
+            # Its key and its letter stay together where the line is wrapped.
+            parts.append(f"{keymap.keys_of('keep')}\N{NO-BREAK SPACE}{letter} keeps it here")
     return " · ".join(parts)

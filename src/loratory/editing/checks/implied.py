@@ -75,6 +75,8 @@ def implied_tags(tags: Sequence[str], exempt: frozenset[str], context: CheckCont
     keys = {facts.key for facts in known}
     longer: dict[str, str] = {}  # key -> the first tag that ends in its words
     for tag, facts in zip(tags, known, strict=True):
+        if facts.key in exempt:  # an instance token is a name: “sks fox” does not make “fox” redundant
+            continue
         words = facts.key.split(" ")
         for start in range(1, len(words)):
             head = " ".join(words[start:])

@@ -64,8 +64,8 @@ class TableScreen(ModalScreen[Choice[_Value] | None], Generic[_Value]):
             yield Static(plain(self._title, "bold"), id="table-title")
             yield OptionList(id="table-rows", markup=False)
             yield Input(id="table-filter", compact=True, placeholder="filter")
-            does = "   ".join(f"{key} {what}" for key, what in self._keys.items())
-            yield Static(plain(f"{does}   / filter   Esc back"), id="table-keys")
+            does = "  ".join(f"{key} {what}" for key, what in self._keys.items())
+            yield Static(plain(f"{does}  / filter  Esc back"), id="table-keys")
 
     def on_mount(self) -> None:
         self.query_one(Input).display = False
@@ -75,7 +75,7 @@ class TableScreen(ModalScreen[Choice[_Value] | None], Generic[_Value]):
     def _fill(self) -> None:
         options = self.query_one(OptionList)
         shown = [Option(plain(row.text, row.style)) for row in self._shown]
-        options.set_options(shown or [Option(plain(self._empty, "$text-muted"), disabled=True)])
+        options.set_options(shown or [Option(plain(self._empty, "$foreground-muted"), disabled=True)])
         if self._shown:
             options.highlighted = 0
 

@@ -23,6 +23,7 @@ from loratory.tags.completion.completer import Completer
 from loratory.tags.edits import SetText
 from loratory.tags.journal import Batch
 from loratory.tags.query import Query, parse_query
+from loratory.tags.text import key
 from loratory.terminal.modes import Graphics
 from loratory.tui import panes
 from loratory.tui.commands import Commands
@@ -43,9 +44,13 @@ from loratory.tui.writer import Writer
 if TYPE_CHECKING:
     from loratory.editing.checks.context import CheckContext
 
-# How long the screen works at a time on what is not asked for yet: short enough that no key waits for it.
-_SLICE_S = 0.008
-_SLICES_EVERY_S = 0.02
+# How long the screen works at a time on what is not asked for yet: so short that no key waits for it noticeably, and
+# longer while nobody types.
+_SLICE_S = 0.006
+_IDLE_SLICE_S = 0.03
+_IDLE_AFTER_S = 0.6
+_SLICES_EVERY_S = 0.01
+_LOOK_EVERY_S = 0.25
 _LOOK_AT_DISK_EVERY_S = 3.0
 _SURVEY_EVERY_S = 2.0
 
@@ -74,9 +79,10 @@ class TagsScreen(Screen[None]):
         self._message_time = ""
         self._loaded = 0
         self._text_item: Item | None = None
+        self._text_before = ""
         self._wants_facts = threading.Event()
         self._check_context: CheckContext | None = None
-        self._surveyed_s = 0.0
+        self._surveyed_s = self._looked_s = self._pressed_s = 0.0
         self._writer: Writer | None = None
 
     def compose(self) -> ComposeResult:
@@ -101,7 +107,7 @@ class TagsScreen(Screen[None]):
         self._loop = asyncio.get_running_loop()
         for name in ("#suggestions", "#text", "#prompt"):
             self.query_one(name).display = False
-        self.commands = Commands(self.editor, quit_app=self.app.exit, after_settings=self.after_settings)
+        self.commands = Commands(self.editor, quit_app=self.leave, after_settings=self.after_settings)
         self.normal = Normal(self)
         self.insert = Insert(
             self.editor,
@@ -135,13 +141,18 @@ class TagsScreen(Screen[None]):
         """Draws everything as it is now."""
         if not self.is_mounted:
             return
+        self._looked_s = time.monotonic()
         editor, item = self.editor, self.editor.current
         width = self.size.width
         self.query_one("#title", Static).update(title_line(self.session, item, width, self.glyphs), layout=False)
-        status = status_line(editor, self.findings, self.normal, self.insert.purpose, width, self.glyphs)
+        status = status_line(
+            editor, self.findings, self.normal, self.insert.purpose, self.is_editing_text, width, self.glyphs
+        )
         self.query_one("#status", Static).update(status, layout=False)
         self.query_one(ImageList).refresh()
-        self.query_one(TagPanel).show(panel_view(editor, self.findings, self.normal, self.glyphs, self.keymap))
+        is_inserting = self.insert.purpose is not None
+        view = panel_view(editor, self.findings, self.normal, is_inserting, self.glyphs, self.keymap)
+        self.query_one(TagPanel).show(view)
         preview = self.query_one(Preview)
         if preview.display:
             preview.show(None if item is None else item.image)
@@ -170,15 +181,23 @@ class TagsScreen(Screen[None]):
         self.query_one("#message", Static).update(text.stylize(style) if style else text, layout=False)
 
     def _draw_palette(self) -> None:
-        parts = [f"{(slot + 1) % 10} {tag}" for slot, tag in enumerate(self.editor.palette) if tag]
+        item = self.editor.current
+        here = item.keys if item is not None else ()
+        parts = [
+            f"{(slot + 1) % 10}{self.glyphs.reviewed if key(tag) in here else ' '}{tag}"
+            for slot, tag in enumerate(self.editor.palette)
+            if tag
+        ]
         joined = f" {self.glyphs.dot} ".join(parts) if parts else "y and a tag's letter puts it on a number key"
         line = Content(fitted(f" {joined}", self.size.width, self.glyphs.ellipsis))
-        self.query_one("#palette", Static).update(line if parts else line.stylize("$text-muted"), layout=False)
+        self.query_one("#palette", Static).update(line if parts else line.stylize("$foreground-muted"), layout=False)
 
     def _footer(self) -> Content:
         if self.unfinished is not None:
             return Content(" f finish it   r roll it back   Esc later")
-        legal = self.normal.legal_keys()
+        if self.is_editing_text:
+            return Content(" Esc saves the text and leaves; u undoes it then")
+        legal = self.insert.legal_keys() or self.normal.legal_keys()
         if legal:
             return Content(fitted(f" {legal}", self.size.width, self.glyphs.ellipsis))
         parts: list[Content] = []
@@ -191,6 +210,7 @@ class TagsScreen(Screen[None]):
     # --- keys ---
 
     def on_key(self, event: events.Key) -> None:
+        self._pressed_s = time.monotonic()
         if self.insert.purpose is not None or self._text_item is not None:
             return
         key = written_key(event.key, event.character)
@@ -199,11 +219,15 @@ class TagsScreen(Screen[None]):
         if self.unfinished is not None:
             self._answer_unfinished(key)
             return
-        self.normal.press(key)
+        try:
+            self.normal.press(key)
+        except LoratoryError as error:
+            self.tell(Told(f"{error.message} {error.hint}".strip(), wrong=True))
         self.look()
 
     @on(Input.Changed, "#prompt-line")
     def _typed(self, event: Input.Changed) -> None:
+        self._pressed_s = time.monotonic()
         if self.insert.purpose is not None:
             self.insert.changed(event.value)
 
@@ -240,6 +264,8 @@ class TagsScreen(Screen[None]):
         area = self.query_one("#text", TextArea)
         self._text_item = item
         area.load_text(item.caption.text)
+        # The area has its own idea of line ends: what it makes of the text by itself is no change.
+        self._text_before = area.text
         area.move_cursor((0, 0) if at_start else area.document.end)
         area.display = True
         self.query_one(TagPanel).display = False
@@ -253,6 +279,12 @@ class TagsScreen(Screen[None]):
             event.prevent_default()
             self._close_text()
 
+    def leave(self) -> None:
+        """Ends the program; a caption that is being written as text is saved first."""
+        if self.is_editing_text:
+            self._close_text()
+        self.app.exit()
+
     def _close_text(self) -> None:
         item, area = self._text_item, self.query_one("#text", TextArea)
         assert item is not None
@@ -261,7 +293,7 @@ class TagsScreen(Screen[None]):
         self.query_one(TagPanel).display = True
         self.set_focus(None)
         text = area.text
-        if text != item.caption.text:
+        if text != self._text_before:
             self.normal.edit(SetText(text), [item])
         else:
             self.tell(Told("the caption stays as it was"))
@@ -350,7 +382,7 @@ class TagsScreen(Screen[None]):
             return
 
         def install() -> None:
-            self.insert.completer = completer
+            self.insert.use(completer)
             self._check_by(context)
             self.look()
 
@@ -435,11 +467,11 @@ class TagsScreen(Screen[None]):
             self.unfinished = result
             self.tell(Told(f"“{result.label}” ({result.count} captions) was interrupted", wrong=True))
 
-    def _answer_unfinished(self, key: str) -> None:
-        if key in ("f", "r"):
+    def _answer_unfinished(self, pressed: str) -> None:
+        if pressed in ("f", "r"):
             self.unfinished = None
-            self.editor.recover(finish=key == "f")
-        elif key == "escape":
+            self.editor.recover(finish=pressed == "f")
+        elif pressed == "escape":
             self.unfinished = None
             self.tell(Told("nothing can be changed until that batch is finished or rolled back: start again for it"))
 
@@ -447,9 +479,10 @@ class TagsScreen(Screen[None]):
 
     def _work(self) -> None:
         """A slice of reading captions and finding what is wrong with them."""
-        items = self.session.items
+        items, now = self.session.items, time.monotonic()
+        slice_s = _SLICE_S if now - self._pressed_s < _IDLE_AFTER_S else _IDLE_SLICE_S
         if self._loaded < len(items):
-            end = time.monotonic() + _SLICE_S
+            end = now + slice_s
             while self._loaded < len(items) and time.monotonic() < end:
                 _ = items[self._loaded].keys
                 self._loaded += 1
@@ -457,10 +490,9 @@ class TagsScreen(Screen[None]):
                 self.editor.count(items)
                 self.editor.judge_style()
                 self.after_settings()
-            self.look()
-        elif self.findings.work(_SLICE_S):
-            if self.findings.is_complete:
-                self.look()
+            self._look_sometimes(self._loaded == len(items))
+        elif self.findings.work(slice_s):
+            self._look_sometimes(self.findings.is_complete)
         elif self.editor.changed_since_survey and self._check_context is not None:
             # Which tags are rare, and what the first tags of a folder are, hangs on all captions together.
             if time.monotonic() - self._surveyed_s > _SURVEY_EVERY_S:
@@ -468,6 +500,10 @@ class TagsScreen(Screen[None]):
                 self._check_by(self._check_context.surveyed(items))
         else:
             self._background.pause()
+
+    def _look_sometimes(self, at_once: bool) -> None:
+        if at_once or time.monotonic() - self._looked_s > _LOOK_EVERY_S:
+            self.look()
 
     def _watch_disk(self) -> None:
         while not self.stopping.wait(_LOOK_AT_DISK_EVERY_S):

@@ -56,7 +56,7 @@ class ImageList(Widget):
         elif item.reviewed:
             state, colour = glyphs.reviewed, "$text-success"
         else:
-            state, colour = glyphs.untouched, "$text-muted"
+            state, colour = glyphs.untouched, "$foreground-muted"
         if item.reviewed and state != glyphs.reviewed:
             state += glyphs.reviewed
         name = _short(item.image_name, width - 5, glyphs.ellipsis)

@@ -110,14 +110,17 @@ class Suggestions(Widget):
         lines = [self._line(row, index == self._marked, width) for index, row in enumerate(self._rows)]
         if self._rows and 0 <= self._marked < len(self._rows):
             lines.append(Content(fitted(self._rows[self._marked].note, width, self._glyphs.ellipsis)).stylize("italic"))
-        lines.append(Content(fitted(self._note, width, self._glyphs.ellipsis)).stylize("$text-muted"))
+        lines.append(Content(fitted(self._note, width, self._glyphs.ellipsis)).stylize("$foreground-muted"))
         return Content("\n").join(lines)
 
     def _line(self, row: Row, marked: bool, width: int) -> Content:
+        if not row.count and not row.category:
+            name = fitted(row.name, width - 2, self._glyphs.ellipsis)
+            return Content(f"{self._glyphs.cursor if marked else ' '} {name}")
         name_width = width - 2 - 6 - 9
         return Content.assemble(
             (f"{self._glyphs.cursor} " if marked else "  ", "$text-accent"),
             (fitted(row.name, name_width, self._glyphs.ellipsis), "bold" if marked else ""),
-            (f"{number(row.count) if row.count else '':>6}", "$text-muted"),
-            (f" {fitted(row.category, 8)}", "$text-muted"),
+            (f"{number(row.count) if row.count else '':>6}", "$foreground-muted"),
+            (f" {fitted(row.category, 8)}", "$foreground-muted"),
         )

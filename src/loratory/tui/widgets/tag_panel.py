@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.cells import cell_len
+from rich.cells import cell_len, chop_cells
 from textual.content import Content
 from textual.widget import Widget
 
@@ -12,6 +12,7 @@ from loratory.tui.keys import hints
 from loratory.tui.text import UNICODE, Glyphs, fitted, printable
 
 _MOST_COLUMNS = 4
+_NARROWEST_COLUMN = 12  # cells, its gap included
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class TagPanel(Widget):
 
 def panel_lines(view: PanelView, width: int, height: int, glyphs: Glyphs = UNICODE) -> list[Content]:
     """The panel as at most `height` lines of `width` cells. Tags come before findings where room is short."""
-    lines = [Content(fitted(fact, width, glyphs.ellipsis)).stylize("$text-muted") for fact in view.facts]
+    lines = [Content(fitted(fact, width, glyphs.ellipsis)).stylize("$foreground-muted") for fact in view.facts]
     if lines:
         lines.append(Content(""))
     room = height - len(lines)
@@ -70,12 +71,12 @@ def panel_lines(view: PanelView, width: int, height: int, glyphs: Glyphs = UNICO
     # Findings may take what the tags leave, but always a third.
     for_tags = max(1, room - len(told) - 1, room - max(3, room // 3))
     if view.text.strip():
-        wrapped = [row for line in view.text.splitlines() for row in textwrap.wrap(printable(line), width) or [""]]
+        wrapped = [row for line in view.text.splitlines() for row in _wrapped(line, width) or [""]]
         if len(wrapped) > for_tags:
             wrapped = [*wrapped[: for_tags - 1], f"{glyphs.ellipsis} {len(wrapped) - for_tags + 1} more lines"]
         lines += [Content(fitted(line, width, glyphs.ellipsis)) for line in wrapped]
     elif not view.tags:
-        lines += [Content(fitted(line, width)).stylize("$text-warning") for line in textwrap.wrap(view.empty, width)]
+        lines += [Content(fitted(line, width)).stylize("$text-warning") for line in _wrapped(view.empty, width)]
     else:
         lines += _tag_lines(view, width, for_tags, glyphs)
     room = height - len(lines)
@@ -88,7 +89,8 @@ def panel_lines(view: PanelView, width: int, height: int, glyphs: Glyphs = UNICO
 def _tag_lines(view: PanelView, width: int, room: int, glyphs: Glyphs) -> list[Content]:
     count = len(view.tags)
     letters = hints(count)
-    columns = next((columns for columns in range(1, _MOST_COLUMNS) if -(-count // columns) <= room), _MOST_COLUMNS)
+    most = max(1, min(_MOST_COLUMNS, (width + 2) // _NARROWEST_COLUMN))
+    columns = next((columns for columns in range(1, most) if -(-count // columns) <= room), most)
     rows = -(-count // columns)
     cell = (width - 2 * (columns - 1)) // columns
     if rows > room:  # more than even that many columns hold: the rest is told by number
@@ -115,7 +117,7 @@ def _chip(tag: TagView, hint: str, view: PanelView, width: int, roomy: bool, gly
     elif hint.startswith(view.typed):
         hint_style = "bold reverse $text-accent"
     else:
-        hint_style = "$text-muted"
+        hint_style = "$foreground-muted"
     remark = tag.remark
     mark = f"{glyphs.finding} " if remark and tag.colour else ""
     tail = f"{mark}{remark}" if roomy else mark.strip()
@@ -128,18 +130,24 @@ def _chip(tag: TagView, hint: str, view: PanelView, width: int, roomy: bool, gly
         (hint, hint_style),
         " ",
         (name, tag.colour),
-        *([" ", (fitted(tail, tail_width, glyphs.ellipsis), tag.colour or "$text-muted")] if tail else []),
-        (number, "$text-muted"),
+        *([" ", (fitted(tail, tail_width, glyphs.ellipsis), tag.colour or "$foreground-muted")] if tail else []),
+        (number, "$foreground-muted"),
     )
 
 
 def _finding_lines(findings: Sequence[tuple[str, str]], width: int, glyphs: Glyphs) -> list[Content]:
     lines: list[Content] = []
     for message, does in findings:
-        wrapped = textwrap.wrap(printable(message), max(8, width - 2), break_on_hyphens=False)
-        for index, line in enumerate(wrapped):
+        for index, line in enumerate(_wrapped(message, width - 2)):
             lead = f"{glyphs.finding} " if index == 0 else "  "
             lines.append(Content.assemble((lead, "$text-warning"), line))
         if does:
-            lines.append(Content(f"  {does}").stylize("$text-muted"))
+            lines += [Content(f"  {line}").stylize("$foreground-muted") for line in _wrapped(does, width - 2)]
     return lines
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Text as lines of at most `width` cells, broken between words where that goes."""
+    lines = textwrap.wrap(printable(text), max(1, width), break_on_hyphens=False)
+    # Characters of two cells make a line wider than it has characters.
+    return [piece for line in lines for piece in chop_cells(line, max(2, width))]

@@ -1,0 +1,52 @@
+"""`loratory DIR`: what opens the editor, and what is told instead of a traceback where it cannot open."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from editor_app import make_pictures
+
+
+def loratory(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "loratory", *map(str, arguments)],
+        cwd=cwd,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["set"], "needs a terminal"),
+        (["./set"], "needs a terminal"),
+        (["missing/"], "needs a terminal"),
+        (["missing"], "No such command 'missing'"),
+        (["trian"], "Did you mean 'train'?"),
+        (["set", "--preview", "colourful"], "needs a terminal"),
+        (["set", "other"], "unexpected extra argument"),
+    ],
+)
+def test_without_a_terminal_it_says_what_to_do(tmp_path: Path, arguments: list[str], says: str) -> None:
+    make_pictures(tmp_path / "set", {"a": "fox"})
+    done = loratory(*arguments, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert says in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "set" / ".loratory").exists()
+
+
+def test_a_verb_comes_before_a_folder_of_its_name(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "presets", {"a": "fox"})
+    assert "needs a terminal" not in loratory("presets", "list", cwd=tmp_path).stderr
+    assert "needs a terminal" in loratory("./presets", cwd=tmp_path).stderr
+
+
+def test_help_names_it(tmp_path: Path) -> None:
+    said = loratory("--help", cwd=tmp_path).stdout
+    assert "DIR" in said and "Open the tag editor" in said

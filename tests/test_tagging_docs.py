@@ -1,0 +1,119 @@
+"""docs/tagging.md is true: its commands run, its keys are those of the editor, its files can be read, its pictures are
+of the editor as it is."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from editor_app import make_pictures
+from loratory.cli.main import cli
+from loratory.editing.settings import read_settings
+from loratory.tui.keys import ACTIONS, read_keymap
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "tagging.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture
+def fox_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    captions = {
+        "001": "dog, tabby, blue eyed, white background, simple background",
+        "002": "day, sketch, white_background",
+        "003": "sketch, white background, side view",
+        "004": "day, sketch, side view",
+        "005": "day, sketch, night",
+        "006": "day, sketch, day",
+        "007": None,
+    }
+    make_pictures(tmp_path / "fox-set" / "10_sks fox", captions)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORATORY_HOME", str(tmp_path / "home"))
+    return tmp_path / "fox-set"
+
+
+def invoke(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """The exit code of a command, and all that it says."""
+    program, *words = shlex.split(line)
+    assert program == "loratory"
+    code = cli.main(words, standalone_mode=False)
+    said = capsys.readouterr()
+    return code or 0, said.out + said.err
+
+
+def test_the_commands_run(fox_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [line for block in blocks("console") for line in block.splitlines()]
+    assert len(lines) > 10
+    for line in lines:
+        code, said = invoke(line, capsys)
+        # A check says by its exit code that there is something to say.
+        assert code == (1 if line == "loratory check fox-set" else 0), f"{line}: {said}"
+    assert (
+        fox_set / "10_sks fox" / "001.txt"
+    ).read_text() == "sks fox, animal, canine, collar, tabby, blue eyes, white background"
+
+
+def test_an_answer_is_the_one_shown(fox_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = re.findall(r"^\$ (loratory .*)\n(.*)$", PAGE, re.MULTILINE)
+    assert shown
+    for line, answer in shown:
+        assert invoke(line, capsys)[1].splitlines()[-1] == answer
+
+
+def test_every_action_stands_in_the_table_with_its_keys() -> None:
+    done = subprocess.run([sys.executable, str(ROOT / "scripts" / "keys_doc.py"), "--check"])
+    assert done.returncode == 0, "run scripts/keys_doc.py"
+    for action in ACTIONS:
+        row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{action.id}` |"))
+        assert all(f"`{keys}`" in row for keys in action.keys)
+
+
+def test_keys_in_the_text_are_keys() -> None:
+    """Every key of one character or sequence that the page names before its table is somebody's."""
+    prose = PAGE[: PAGE.index("## Keys")]
+    known = {keys for action in ACTIONS for keys in action.keys} | {"=", ",", "n", "y", "r", "f"}
+    named = set(re.findall(r"`([^\s`:]|[gyz\]\[] [^\s`])`", prose)) - {"○", "✓"}
+    assert len(named) > 25
+    assert named <= known
+
+
+def test_the_key_file_shown_is_one(tmp_path: Path) -> None:
+    block = next(block for block in blocks("toml") if "[keys]" in block)
+    (tmp_path / "keys.toml").write_text(block, encoding="utf-8")
+    keymap = read_keymap(tmp_path / "keys.toml")
+    assert [action.id for action in keymap.actions if "enter" in action.keys] == ["accept"]
+    assert keymap.keys_of("next-finding") == "-"
+    assert keymap.keys_of("replay") == ""
+
+
+def test_the_settings_shown_are_read_and_name_every_key(tmp_path: Path) -> None:
+    block = next(block for block in blocks("toml") if "vocabulary" in block)
+    (tmp_path / ".loratory").mkdir()
+    (tmp_path / ".loratory" / "dataset.toml").write_text(block, encoding="utf-8")
+    settings = read_settings(tmp_path)
+    assert (settings.vocabulary, settings.goal) == ("e621", "character")
+    assert settings.palette == ["side view", "", "white background"]
+    assert settings.kept == {"implied": ["anthro"], "few-tags": ["*"]}
+    assert settings.caption_settings().keep_tokens == 2
+    assert all(f"\n{name} =" in block or f"\n[{name}]" in block for name in vars(settings))
+
+
+@pytest.mark.slow
+def test_the_screenshots_show_the_editor_as_it_is() -> None:
+    done = subprocess.run([sys.executable, str(ROOT / "scripts" / "screenshots.py"), "--check"], capture_output=True)
+    assert done.returncode == 0, done.stdout.decode()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "images").glob("*.svg")), ids=lambda path: path.name)
+def test_screenshots_need_no_network_and_name_no_machine(path: Path) -> None:
+    svg = path.read_text("utf-8")
+    assert not re.search(r"url\(\"?http|@font-face|@import", svg)
+    assert not re.search(r"/(tmp|home|root|var|Users)/", svg)
+    assert "hearts" in svg
