@@ -1,7 +1,7 @@
 """The tag editor under Textual's pilot: a small dataset, keys as a person types them, and waiting for what they do."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -95,11 +95,3 @@ async def open_editor(
             yield typist
     finally:
         app.editor_screen.close()
-
-
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(_awaited(scenario))
-
-
-async def _awaited(scenario: Callable[[], Awaitable[None]]) -> None:
-    await scenario()

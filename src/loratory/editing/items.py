@@ -90,33 +90,61 @@ class Item:
 
     @property
     def caption(self) -> CaptionText:
-        if self._caption is None:
+        caption = self._caption
+        if caption is None:
             data = self.data
-            self._caption = EMPTY if data is None else decode(data)
-        return self._caption
+            caption = EMPTY if data is None else decode(data)
+            # Searches read on other threads: nothing that is stale by now may be kept.
+            if self._data is data:
+                self._caption = caption
+        return caption
 
     @property
     def tags(self) -> tuple[str, ...]:
         """The tags that a trainer reads, as written."""
-        if self._tags is None:
-            self._tags = tags_of(self.caption.text)
-        return self._tags
+        tags = self._tags
+        if tags is None:
+            caption = self.caption
+            tags = tags_of(caption.text)
+            if self._caption is caption:
+                self._tags = tags
+        return tags
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The comparison key of each tag."""
-        if self._keys is None:
-            self._keys = tuple(_shared_key(tag) for tag in self.tags)
-        return self._keys
+        keys = self._keys
+        if keys is None:
+            tags = self.tags
+            keys = tuple(_shared_key(tag) for tag in tags)
+            if self._tags is tags:
+                self._keys = keys
+        return keys
 
     @property
     def bare_keys(self) -> tuple[str, ...]:
         """The keys without emphasis: "(blue eyes:1.2)" is found as "blue eyes"."""
-        if self._bare_keys is None:
+        bare_keys = self._bare_keys
+        if bare_keys is None:
             keys = self.keys
             emphasised = any(tag.startswith("(") for tag in keys)
-            self._bare_keys = tuple(_shared_key(bare(tag)) for tag in keys) if emphasised else keys
-        return self._bare_keys
+            bare_keys = tuple(_shared_key(bare(tag)) for tag in keys) if emphasised else keys
+            if self._keys is keys:
+                self._bare_keys = bare_keys
+        return bare_keys
+
+    def has_changed(self) -> bool:
+        """Whether the caption file holds other bytes than it did; cheap while its stamp is the old one."""
+        stamp = file_stamp(self.caption_path)
+        if stamp == self.stamp:
+            return False
+        try:
+            changed = read_caption_bytes(self.caption_path) != self._data or bool(self.problem)
+        except OSError:
+            return not self.problem
+        if not changed:
+            self.stamp = stamp
+        return changed
 
     def read(self) -> bool:
         """Reads the caption file anew; whether its bytes are other than before. `problem` tells why it cannot be

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from loratory.dataset.listing import parse_folder_name
 from loratory.editing.facts import FactBook
-from loratory.editing.items import Item, file_stamp, find_items
+from loratory.editing.items import Item, find_items
 from loratory.editing.settings import (
     FOLDER,
     Marks,
@@ -133,7 +133,7 @@ class Session:
             except LoratoryError as error:
                 refused.append((item.caption_path, error.message))
                 continue
-            if data == (item.data or b""):
+            if after == caption or data == (item.data or b""):
                 unchanged += 1
             else:
                 changes.append(Change(item.caption_path, item.data, data))
@@ -170,10 +170,6 @@ class Session:
         outcome = self.journal.undo(batch_id)
         self.settle(outcome)
         return outcome
-
-    def changed_outside(self) -> list[Item]:
-        """Reads captions again whose files changed on disk; the items that differ. One stat for each caption."""
-        return [item for item in self.items if file_stamp(item.caption_path) != item.stamp and item.read()]
 
     def items_of(self, caption_path: Path) -> Sequence[Item]:
         return self._by_caption.get(caption_path, ())
@@ -225,7 +221,8 @@ def guess_site(items: Sequence[Item]) -> Site:
     if words and sum(words) / len(words) > 4.5:
         return "natural"
     keys = {tag for item in captioned for tag in item.keys}
-    known = {site: sum(open_vocabulary(site).find(tag) is not None for tag in keys) for site in ("e621", "danbooru")}
+    e621, danbooru = open_vocabulary("e621"), open_vocabulary("danbooru")
+    known = {site.site: sum(site.find(tag) is not None for tag in keys) for site in (e621, danbooru)}
     return "e621" if known["e621"] > known["danbooru"] else "danbooru"
 
 

@@ -7,6 +7,7 @@ write, `marks.json` is the program's own.
 import difflib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -115,11 +116,13 @@ def write_settings(root: Path, settings: TaggingSettings) -> None:
 class Marks:
     """`.loratory/marks.json`: names of the pictures somebody has looked through, and what was said of single tags.
 
-    answers: tag key -> picture name -> whether the tag belongs there.
+    answers: tag key -> picture name -> whether the tag belongs there. problem: why they could not be read, "" if they
+    could.
     """
 
     reviewed: set[str] = field(default_factory=set[str])
     answers: dict[str, dict[str, bool]] = field(default_factory=dict[str, dict[str, bool]])
+    problem: str = ""
 
 
 def read_marks(root: Path) -> Marks:
@@ -132,13 +135,12 @@ def read_marks(root: Path) -> Marks:
             str(tag): {str(name): bool(answer) for name, answer in given.items()}
             for tag, given in document["answers"].items()
         }
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Marks()
-    except OSError:
-        return Marks()
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        path.replace(path.with_name("marks.json.bad"))
-        return Marks()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        with suppress(OSError):  # a folder that cannot be written can be looked at all the same
+            path.replace(path.with_name("marks.json.bad"))
+        return Marks(problem="marks.json could not be read and is set aside as marks.json.bad: nothing is reviewed yet")
     return Marks(reviewed, answers)
 
 

@@ -16,10 +16,11 @@ from textual.filter import LineFilter
 from textual.message_pump import MessagePump
 
 from loratory.editing.session import Session
-from loratory.errors import LoratoryError
+from loratory.errors import FAILED, LoratoryError
 from loratory.paths import config_dir
 from loratory.terminal.modes import Graphics
 from loratory.terminal.probe import settle
+from loratory.tui.ascii_only import AsciiOnly
 from loratory.tui.in_turn import KeysInTurn
 from loratory.tui.keys import Keymap, read_keymap
 from loratory.tui.screens.tags import TagsScreen
@@ -42,6 +43,7 @@ class LoratoryApp(App[None]):
         # Nothing moves by itself: over a slow link each frame of an animation is one too many.
         self.animation_level = "none"
         self._harmless = Harmless()
+        self._ascii_only = glyphs is ASCII
         self._keys_in_turn = KeysInTurn(super().on_event, self._way_of_keys)
 
     async def on_event(self, event: events.Event) -> None:
@@ -67,7 +69,7 @@ class LoratoryApp(App[None]):
             self.editor_screen.call_after_refresh(_collect_garbage_again)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        return [self._harmless, *super().get_line_filters()]
+        return [self._harmless, *([AsciiOnly()] if self._ascii_only else []), *super().get_line_filters()]
 
     async def action_quit(self) -> None:
         self.editor_screen.leave()
@@ -99,11 +101,19 @@ def run(directory: Path, *, preview: str | None = None, mouse: bool = True, asci
             hint="Loratory reads png, jpg, webp, bmp and avif files.",
         )
     keymap = read_keymap(config_dir() / "keys.toml")
-    graphics = settle(preview, os.environ)
     encoding = (sys.stdout.encoding or "").lower()
-    glyphs = ASCII if ascii_only or not encoding.startswith("utf") else UNICODE
+    ascii_only = ascii_only or not encoding.startswith("utf")
+    graphics = settle("ascii" if ascii_only and preview is None else preview, os.environ)
+    glyphs = ASCII if ascii_only else UNICODE
     app = LoratoryApp(session, keymap, graphics, glyphs)
     try:
         app.run(mouse=mouse)
     finally:
         app.editor_screen.close()
+    if app.return_code:  # Textual has shown where; without this a crash would look like a good end
+        raise LoratoryError(
+            "The tag editor broke off: a defect of Loratory, shown above. Every change that it told of is on disk.",
+            exit_code=FAILED,
+        )
+    if app.editor_screen.last_words:
+        raise LoratoryError("\n".join(app.editor_screen.last_words), exit_code=FAILED)

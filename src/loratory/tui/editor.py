@@ -4,13 +4,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from loratory.editing.checks.finding import CaptionFinding, Fix
+from loratory.editing.checks.fixing import plan_fixes
 from loratory.editing.items import Item, tag_counts
 from loratory.editing.session import Plan, Session
 from loratory.editing.settings import PALETTE_SLOTS
 from loratory.errors import LoratoryError
-from loratory.tags.edits import Add, Edit, Remove, Rename, past
+from loratory.tags.edits import Add, Edit, Rename, SetText, past
 from loratory.tags.journal import Outcome
 from loratory.tags.text import key
 from loratory.tui.finding_index import FindingIndex
@@ -28,6 +30,12 @@ class Told:
     wrong: bool = False
 
 
+class Tell(Protocol):
+    def __call__(self, told: Told, instead_of: Told | None = None) -> None:
+        """Shows a sentence; given another one, only if that is still the one shown."""
+        ...
+
+
 class Editor:
     """A session, the place in it, and every edit on it.
 
@@ -36,14 +44,19 @@ class Editor:
     again, `tell` with a sentence.
     """
 
-    def __init__(self, session: Session, writer: Writer, findings: FindingIndex, tell: Callable[[Told], None]) -> None:
+    def __init__(self, session: Session, writer: Writer, findings: FindingIndex, tell: Tell) -> None:
         self.session = session
         self.writer = writer
         self.findings = findings
         self.tell = tell
         self.selection = Selection(session.items)
         self.last_edit: Edit | None = None
-        self.last_item: Item | None = None
+        self.last_item = ""  # its name
+        # Set by the screen: whether somebody is in the middle of something, and what becomes of a caption that was
+        # typed and cannot be written.
+        self.is_busy: Callable[[], bool] = lambda: False
+        self.hand_back: Callable[[Sequence[Item], str], None] = lambda items, text: None
+        self.recorded: list[Edit | str] | None = None
         self.last_added: tuple[str, ...] = ()
         self.copied: tuple[str, ...] = ()
         self.recent: list[str] = []
@@ -97,15 +110,22 @@ class Editor:
         if not targets:
             self.tell(Told("no picture here", wrong=True))
             return None
-        plan = self.session.plan(edit, targets)
         if repeatable:
             self.last_edit = edit
-            self.last_item = targets[0] if len(targets) == 1 else self.last_item
+            self.last_item = targets[0].name if len(targets) == 1 else self.last_item
+        if self.recorded is not None and len(targets) == 1:
+            self.recorded.append(edit)
         if isinstance(edit, Add):
             self.last_added = edit.tags
             self._remember(edit.tags)
         elif isinstance(edit, Rename):
             self._remember(edit.new)
+        typed = edit.text if isinstance(edit, SetText) and len(targets) == 1 else None
+        return self.perform(self.session.plan(edit, targets), len(targets), typed=typed)
+
+    def perform(self, plan: Plan, targets: int, *, typed: str | None = None) -> Plan:
+        """Shows a plan for so many pictures and has it written. typed: a whole caption that somebody typed, which is
+        handed back to them where it cannot be written."""
         if not plan.changes:
             reason = plan.refused[0][1] if plan.refused else "nothing to change"
             where = f"{plan.refused[0][0].name}: " if plan.refused else ""
@@ -115,9 +135,24 @@ class Editor:
         paths = [change.path for change in plan.changes]
         self._pending.update(paths)
         self._looks_different(paths)
-        self.tell(Told(_sentence(plan, len(targets))))
-        self.writer.put(lambda: self.session.commit(plan), lambda result: self._committed(plan, paths, result))
+        sentence = _sentence(plan, targets)
+        writing = Told(f"{sentence} · being written")
+        written = Told(f"{sentence} · u undoes it")
+        self.tell(writing)
+
+        def committed(result: Outcome | LoratoryError) -> None:
+            self.tell(written, writing)
+            self._committed(plan, paths, result)
+            if typed is not None and (isinstance(result, LoratoryError) or result.skipped):
+                self.hand_back(self.session.items_of(paths[0]), typed)
+
+        self.writer.put(lambda: self.session.commit(plan), committed)
         return plan
+
+    def remember_added(self, tags: tuple[str, ...], *, front: bool) -> None:
+        """Makes all that one visit of the prompt added what is repeated and carried forward."""
+        self.last_added = tags
+        self.last_edit = Add(tags, position="start" if front else "end")
 
     def undo(self, batch_id: int | None = None) -> None:
         """Undoes a batch, by default the last change of the dataset, after what is still being written."""
@@ -136,10 +171,6 @@ class Editor:
             self.tell(Told("no edit to repeat yet", wrong=True))
             return
         self.apply(self.last_edit, targets)
-
-    def toggle(self, tag: str, item: Item) -> Plan | None:
-        """Adds a tag to a picture, or removes it."""
-        return self.apply(Remove((tag,)) if key(tag) in item.keys else Add((tag,)), [item])
 
     # --- palette, marks, settings ---
 
@@ -207,17 +238,38 @@ class Editor:
 
     def take_over(self, items: Sequence[Item]) -> None:
         """Reads captions that somebody else changed on disk; those that we are just writing wait."""
-        changed = [item for item in items if item.caption_path not in self._pending and item.read()]
+        changed: list[Item] = []
+        for item in [item for item in items if item.caption_path not in self._pending]:
+            problem = item.problem
+            # One that can be read again is news even if its bytes are the old ones.
+            if item.read() or (problem and not item.problem):
+                changed.append(item)
+            elif item.problem != problem:
+                self.tell(Told(f"{item.caption_name} {item.problem}", wrong=True))
         if changed:
             self._count_and_check(changed)
             names = changed[0].name if len(changed) == 1 else f"{len(changed)} captions"
             self.tell(Told(f"{names} changed on disk; taken over"))
+
+    def fix_all(self, finding: CaptionFinding, targets: Sequence[Item]) -> None:
+        """Applies to each of the targets its own fix for the same finding, where it has the finding."""
+        found = [other for item in targets for other in self.same_finding(finding, item)]
+        label = f"fix “{finding.rule}”"
+        self.perform(plan_fixes(self.session, found, label), len(targets))
+
+    def same_finding(self, finding: CaptionFinding, item: Item) -> list[CaptionFinding]:
+        """The findings of a picture by the same rule about the same tag."""
+        wanted = [key(tag) for tag in finding.tags[:1]]
+        found = self.findings.of(item)
+        return [other for other in found if other.rule == finding.rule and [key(t) for t in other.tags[:1]] == wanted]
 
     def apply_fix(self, fix: Fix, targets: Sequence[Item]) -> None:
         """Applies a fix to `targets`, or to the whole set where that is what it is for."""
         self.apply(fix.edit, list(self.session.items) if fix.scope == "dataset" else targets)
 
     def _journal_job(self, done: str, work: Callable[[], Outcome]) -> None:
+        was_at = self.current
+
         def finished(result: Outcome | LoratoryError) -> None:
             if isinstance(result, LoratoryError):
                 self.tell(Told(f"{result.message} {result.hint}".strip(), wrong=True))
@@ -229,8 +281,8 @@ class Editor:
                 return
             count = len(result.written)
             skipped = _skipped(result)
-            here = next((item for item in changed if item is self.current), None)
-            if changed and here is None:
+            # It is shown what was undone, unless somebody has gone on meanwhile.
+            if changed and self.current not in changed and self.current is was_at and not self.is_busy():
                 self.selection.go_to(changed[0])
             # An undo's label says so itself.
             what = result.batch.label if result.batch.undoes is not None else f"{done}: {result.batch.label}"
@@ -285,7 +337,7 @@ def _sentence(plan: Plan, targets: int) -> str:
     done, where = past(plan.label)
     changed = f" {where} {len(plan.changes)} of {targets} pictures" if targets > 1 else ""
     refused = f", {len(plan.refused)} cannot be changed" if plan.refused else ""
-    return f"{done}{changed}{refused} · u undoes it"
+    return f"{done}{changed}{refused}"
 
 
 def _captions(count: int) -> str:

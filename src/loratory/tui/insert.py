@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from loratory.editing.items import Item
 from loratory.errors import LoratoryError
-from loratory.tags.completion.completer import Completer, Suggestion
 from loratory.tags.edits import Add, Rename
 from loratory.tags.query import parse_query
 from loratory.tags.text import key, split_tags
@@ -14,11 +13,14 @@ from loratory.tui.editor import Editor, Told
 from loratory.tui.text import Glyphs
 from loratory.tui.widgets.prompt import Prompt, Row, Suggestions
 
+if TYPE_CHECKING:
+    from loratory.tags.completion.completer import Completer, Suggestion
+
 Kind = Literal["add", "change", "filter", "command"]
 
 # Bands that a person means when they press Enter; what only resembles the typed text is taken by Tab alone.
 _MEANT = frozenset({"exact", "alias", "word", "prefix", "pinned", "recent", "used"})
-_SLOW = frozenset({"size", "dup"})
+_SLOW = frozenset({"size", "dup", "tokens"})
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,15 @@ class Insert:
         self._marked = 0
         self._moved = False
         self._placed = 0
+        self._targets: list[Item] = []
+        self._added: tuple[str, ...] = ()
 
     def open(self, purpose: Purpose, text: str = "") -> None:
         self.purpose = purpose
+        # What is typed goes to what was there when typing began, wherever the cursor is by then.
+        current = self._editor.current
+        self._targets = self._editor.selection.wide if purpose.wide else [] if current is None else [current]
+        self._added = ()
         self._placed = 0
         self._prompt.open(f"{purpose.label} {self._glyphs.prompt} ", text, takes_comma=self._at_once)
         self._suggestions.display = True
@@ -90,7 +98,7 @@ class Insert:
         self._prompt.close()
         self._closed()
 
-    def use(self, completer: Completer) -> None:
+    def use(self, completer: "Completer") -> None:
         """Suggests by this vocabulary from now on, also for what is typed already."""
         self.completer = completer
         self.changed(self._prompt.line.value)
@@ -159,7 +167,7 @@ class Insert:
             self._commit(text)
 
     @property
-    def _meant(self) -> Suggestion | None:
+    def _meant(self) -> "Suggestion | None":
         """The suggestion that Enter takes."""
         if not self._offered or not _last_piece(self._prompt.line.value):
             return None
@@ -203,21 +211,20 @@ class Insert:
         except LoratoryError as error:
             self._editor.tell(Told(error.message, wrong=True))
             return
-        plan = self._editor.apply(edit, self._targets(purpose))
+        plan = self._editor.apply(edit, self._targets)
         if self._at_once:
             self._placed += len(tags) if plan is not None and plan.changes else 0
+            self._added += tags
+            # Repeating and carrying forward take all that one visit of the prompt added.
+            self._editor.remember_added(self._added, front=purpose.front)
             self._set("")
         else:
             self.close()
 
-    def _targets(self, purpose: Purpose) -> list[Item]:
-        if purpose.wide:
-            return self._editor.selection.wide
-        current = self._editor.current
-        return [] if current is None else [current]
-
     def _leave(self, text: str) -> None:
-        if self.purpose is not None and self.purpose.wide and text.strip():
+        if self._at_once and text.strip():
+            self._editor.tell(Told(f"“{text.strip()}” was not added: a comma or Enter adds it", wrong=True))
+        elif self.purpose is not None and self.purpose.kind in ("add", "change") and text.strip():
             self._editor.tell(Told("left without changing anything"))
         self.close()
 
@@ -234,14 +241,14 @@ class Insert:
         )
         self._suggestions.show(rows, self._marked if rows else -1, self._hint(text))
 
-    def _row(self, suggestion: Suggestion) -> Row:
+    def _row(self, suggestion: "Suggestion") -> Row:
         name = self._editor.written(suggestion.name)
         if suggestion.alias is not None:
             name = f"{self._editor.written(suggestion.alias)} {self._glyphs.arrow} {name}"
         used = f"used {suggestion.uses}" if suggestion.uses else suggestion.category
         return Row(name, suggestion.count, suggestion.category if suggestion.count else used)
 
-    def _note(self, suggestion: Suggestion) -> str:
+    def _note(self, suggestion: "Suggestion") -> str:
         """What the marked suggestion has to do with other tags."""
         current = self._editor.current
         vocabulary = self._editor.session.vocabulary

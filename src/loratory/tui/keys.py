@@ -16,8 +16,10 @@ from loratory.errors import LoratoryError
 
 @dataclass(frozen=True)
 class Action:
-    """id: stable, for the key file. keys: sequences that start it. takes: what it asks for next ("hint", "slot" or
-    ""). help: what it does, for the help screen. short: for the footer, "" for none."""
+    """id: stable, for the key file. keys: sequences that start it. takes: what it asks for next ("hint" or "").
+
+    help: what it does, for the help screen. short: for the footer, "" for none.
+    """
 
     id: str
     keys: tuple[str, ...]

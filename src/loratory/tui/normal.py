@@ -38,7 +38,6 @@ class Normal:
         self._typed: list[str] = []
         self._hint: _Hint | None = None
         self.reviewing: Review | None = None
-        self._recording: list[Edit | str] | None = None
         self._recorded: list[Edit | str] = []
 
     # --- keys ---
@@ -49,7 +48,12 @@ class Normal:
 
     @property
     def is_recording(self) -> bool:
-        return self._recording is not None
+        return self._editor.recorded is not None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a verb is begun, or a tag is being asked about."""
+        return self._hint is not None or bool(self._typed) or self.reviewing is not None
 
     def legal_keys(self) -> str:
         """What can be typed now, where it is not any action."""
@@ -105,8 +109,8 @@ class Normal:
                 return
             self._hint = _Hint(action)
             return
-        if self._recording is not None and action.id in _RECORDED:
-            self._recording.append(action.id)
+        if self._editor.recorded is not None and action.id in _RECORDED:
+            self._editor.recorded.append(action.id)
         self._do(action.id, pressed)
 
     def _hint_key(self, pressed: str) -> None:
@@ -169,9 +173,7 @@ class Normal:
     # --- verbs ---
 
     def edit(self, edit: Edit, targets: list[Item]) -> None:
-        """Does an edit, and records it."""
-        if self._recording is not None and len(targets) == 1:
-            self._recording.append(edit)
+        """Does an edit."""
         self._editor.apply(edit, targets)
 
     def _do(self, action_id: str, pressed: str) -> None:
@@ -298,7 +300,9 @@ class Normal:
         self._seek(lambda item: item.name in hits, step, "what the filter asked for")
 
     def _to_last_edited(self) -> None:
-        if self._editor.last_item is None or not self._editor.selection.go_to(self._editor.last_item):
+        name = self._editor.last_item
+        item = next((item for item in self._screen.session.items if item.name == name), None)
+        if item is None or not self._editor.selection.go_to(item):
             self._nothing("edited yet")
 
     def _copy(self) -> None:
@@ -345,15 +349,16 @@ class Normal:
             selection.clear_filter()
 
     def _record(self) -> None:
-        if self._recording is None:
-            self._recording = []
+        editor = self._editor
+        if editor.recorded is None:
+            editor.recorded = []
             self._tell("recording: edits of this picture and moves · q ends it")
         else:
-            self._recorded, self._recording = self._recording, None
+            self._recorded, editor.recorded = editor.recorded, None
             self._tell(f"recorded {len(self._recorded)} steps · @ does them again")
 
     def _replay(self) -> None:
-        if self._recording is not None or not self._recorded:
+        if self._editor.recorded is not None or not self._recorded:
             self._nothing("recorded yet: q begins")
             return
         pending: list[Edit] = []

@@ -8,6 +8,7 @@ from textual.content import Content
 
 from loratory.editing.checks.finding import CaptionFinding, Fix
 from loratory.editing.items import Item
+from loratory.errors import LoratoryError
 from loratory.tags.diff import unified
 from loratory.tags.edits import Remove
 from loratory.tags.journal import Batch
@@ -16,11 +17,14 @@ from loratory.tui.editor import Told
 from loratory.tui.insert import Purpose
 from loratory.tui.keys import shown_keys
 from loratory.tui.review import Review
-from loratory.tui.screens.overlays import Choice, TableRow, TableScreen, TextScreen
-from loratory.tui.text import plain
+from loratory.tui.screens.overlays import Choice, TableRow, TableScreen, TextScreen, ZoomScreen
+from loratory.tui.text import plain, printable
 
 if TYPE_CHECKING:
     from loratory.tui.screens.tags import TagsScreen
+
+# A diff of more is not read on a screen, and takes seconds to lay out.
+_FILES_SHOWN = 100
 
 _MODES = """\
 NORMAL: a key is a verb; a verb that wants a tag is followed by its letter.
@@ -45,12 +49,17 @@ def show_help(screen: "TagsScreen") -> None:
         if action.id == "palette":
             keys = "1 to 9, 0"
         waits = " + letter" if action.takes == "hint" else ""
-        lines.append(Content.assemble((f"  {keys + waits:<18}", "$text-accent"), plain(action.help)))
+        lines.append(Content.assemble((f"  {printable(keys + waits):<18}", "$text-accent"), plain(action.help)))
     lines += [Content(""), plain("Commands", "bold $text-accent")]
     lines += [
         Content.assemble((f"  :{name:<34}", "$text-accent"), plain(said)) for name, said in screen.commands.rows("")
     ]
     screen.app.push_screen(TextScreen("Keys", lines))
+
+
+def show_zoom(screen: "TagsScreen", item: Item) -> None:
+    """The picture over the whole screen."""
+    screen.app.push_screen(ZoomScreen(screen.graphics, item.image))
 
 
 def show_tags(screen: "TagsScreen") -> None:
@@ -68,8 +77,7 @@ def show_tags(screen: "TagsScreen") -> None:
             return
         tag = choice.value
         if choice.key == "enter":
-            escaped = tag.replace("\\", "\\\\").replace('"', '\\"').replace("*", "\\*").replace("?", "\\?")
-            screen.search(f'tag:"{escaped}"')
+            screen.search(_query_of(tag))
         elif choice.key == "C":
             label = f"rename “{tag}” in {editor.selection.wide_name} to"
             screen.insert.open(Purpose("change", label, wide=True, old=tag))
@@ -82,6 +90,12 @@ def show_tags(screen: "TagsScreen") -> None:
         screen.look()
 
     screen.app.push_screen(TableScreen(f"{len(rows)} tags on {total} pictures", rows, keys, "no tags yet"), chosen)
+
+
+def _query_of(tag: str) -> str:
+    """The query that finds a tag, whatever is in it."""
+    escaped = tag.replace("\\", "\\\\").replace('"', '\\"').replace("*", "\\*").replace("?", "\\?")
+    return f'tag:"{escaped}"'
 
 
 def show_findings(screen: "TagsScreen") -> None:
@@ -113,7 +127,7 @@ def show_findings(screen: "TagsScreen") -> None:
         elif item is not None:
             editor.selection.go_to(item)
         elif finding.tags:
-            screen.search(f'tag:"{finding.tags[0]}"')
+            screen.search(_query_of(finding.tags[0]))
         screen.look()
 
     keys = {"enter": "go there", "f": "fix"}
@@ -147,7 +161,10 @@ def show_history(screen: "TagsScreen") -> None:
         if choice.key == "u":
             screen.editor.undo(choice.value.id)
         else:
-            show_batch(screen, choice.value)
+            try:
+                show_batch(screen, choice.value)
+            except LoratoryError as error:
+                screen.tell(Told(f"{error.message} {error.hint}".strip(), wrong=True))
 
     keys = {"enter": "what it did", "u": "undo it"}
     screen.app.push_screen(TableScreen("Changes of this dataset", rows, keys, "nothing was changed yet"), chosen)
@@ -156,12 +173,16 @@ def show_history(screen: "TagsScreen") -> None:
 def show_batch(screen: "TagsScreen", batch: Batch) -> None:
     """What a batch did, as a diff."""
     lines: list[Content] = []
-    for change in screen.session.journal.changes(batch.id):
+    changes = screen.session.journal.changes(batch.id)
+    for change in changes[:_FILES_SHOWN]:
         name = str(change.path.relative_to(screen.session.root))
         before, after = (decode(data or b"").text for data in (change.before, change.after))
         for line in unified(name, before, after).splitlines():
             style = "$text-success" if line.startswith("+") else "$text-error" if line.startswith("-") else ""
             lines.append(plain(line, style))
+    if len(changes) > _FILES_SHOWN:
+        where = f"loratory tag show {screen.session.root} {batch.id}"
+        lines.append(plain(f"and {len(changes) - _FILES_SHOWN} more files: `{where}` prints all", "bold"))
     screen.app.push_screen(TextScreen(batch.label, lines))
 
 

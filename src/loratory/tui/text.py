@@ -37,7 +37,8 @@ def fitted(text: str, width: int, ellipsis: str = "…") -> str:
     """`text` as exactly `width` cells: cut with an ellipsis, or padded."""
     if width <= 0:
         return ""
-    text = printable(text)
+    # No more than can be seen, marks that take no cell included: a caption may be a tag of a megabyte.
+    text = printable(text[: 16 * width + 16])
     if cell_len(text) > width:
         text = set_cell_size(text, width - cell_len(ellipsis)) + ellipsis if width > cell_len(ellipsis) else text
     return set_cell_size(text, width)
@@ -83,8 +84,6 @@ class Glyphs:
     untagged: str = "○"
     arrow: str = "→"
     prompt: str = "›"
-    vertical: str = "│"
-    horizontal: str = "─"
     dot: str = "·"
     ellipsis: str = "…"
 
@@ -97,8 +96,6 @@ ASCII = Glyphs(
     untagged="o",
     arrow="->",
     prompt=">",
-    vertical="|",
-    horizontal="-",
     dot="-",
     ellipsis="~",
 )

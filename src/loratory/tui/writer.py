@@ -24,6 +24,8 @@ class _Job(Generic[_Result]):
             result = error
         except OSError as error:
             result = LoratoryError(f"{error.strerror or error}: {error.filename or 'while writing'}.")
+        except Exception as error:  # noqa: BLE001 - without its thread every later edit would be shown and never written
+            result = LoratoryError(f"This is a defect of Loratory: {type(error).__name__}: {error}")
         deliver(lambda: self.done(result))
 
 

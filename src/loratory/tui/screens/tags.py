@@ -1,9 +1,12 @@
 """The tag editor's screen: where things stand, which key does what, and when to look again."""
 
 import asyncio
+import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import events, on
@@ -16,24 +19,20 @@ from textual.widgets import Input, Static, TextArea
 
 from loratory.editing.checks.finding import CaptionFinding
 from loratory.editing.facts import trained_line
-from loratory.editing.items import Item, file_stamp
+from loratory.editing.items import Item
 from loratory.editing.session import Session
 from loratory.errors import LoratoryError
-from loratory.tags.completion.completer import Completer
 from loratory.tags.edits import SetText
 from loratory.tags.journal import Batch
 from loratory.tags.query import Query, parse_query
 from loratory.tags.text import key
 from loratory.terminal.modes import Graphics
-from loratory.tui import panes
-from loratory.tui.commands import Commands
 from loratory.tui.editor import Editor, Told
 from loratory.tui.finding_index import FindingIndex
 from loratory.tui.insert import Insert
 from loratory.tui.keys import Keymap, written_key
 from loratory.tui.normal import Normal
-from loratory.tui.screens.overlays import ZoomScreen
-from loratory.tui.text import Glyphs, fitted
+from loratory.tui.text import Glyphs, fitted, printable
 from loratory.tui.views import panel_view, status_line, title_line
 from loratory.tui.widgets.image_list import ImageList
 from loratory.tui.widgets.preview import Preview
@@ -43,6 +42,7 @@ from loratory.tui.writer import Writer
 
 if TYPE_CHECKING:
     from loratory.editing.checks.context import CheckContext
+    from loratory.tui.commands import Commands
 
 # How long the screen works at a time on what is not asked for yet: so short that no key waits for it noticeably, and
 # longer while nobody types.
@@ -53,6 +53,8 @@ _SLICES_EVERY_S = 0.01
 _LOOK_EVERY_S = 0.25
 _LOOK_AT_DISK_EVERY_S = 3.0
 _SURVEY_EVERY_S = 2.0
+# Python breaks lines at these, captions do not.
+_ODD_LINE_ENDS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 
 
 class TagsScreen(Screen[None]):
@@ -81,6 +83,10 @@ class TagsScreen(Screen[None]):
         self._text_item: Item | None = None
         self._text_before = ""
         self._wants_facts = threading.Event()
+        self._has_begun = False
+        self._knowledge = 0
+        self._late: list[Callable[[], None]] = []
+        self.last_words: list[str] = []
         self._check_context: CheckContext | None = None
         self._surveyed_s = self._looked_s = self._pressed_s = 0.0
         self._writer: Writer | None = None
@@ -89,7 +95,7 @@ class TagsScreen(Screen[None]):
         yield Static("", id="title", markup=False)
         yield Static("", id="status", markup=False)
         self.findings = FindingIndex(lambda item: ())
-        self.writer = self._writer = Writer(self._deliver)
+        self.writer = self._writer = Writer(self._deliver_written)
         self.editor = Editor(self.session, self.writer, self.findings, self.tell)
         with Horizontal(id="main"):
             yield ImageList(self.editor.selection, self.findings.is_serious, self.glyphs, id="list")
@@ -107,8 +113,9 @@ class TagsScreen(Screen[None]):
         self._loop = asyncio.get_running_loop()
         for name in ("#suggestions", "#text", "#prompt"):
             self.query_one(name).display = False
-        self.commands = Commands(self.editor, quit_app=self.leave, after_settings=self.after_settings)
         self.normal = Normal(self)
+        self.editor.is_busy = lambda: self.is_busy
+        self.editor.hand_back = self._hand_back
         self.insert = Insert(
             self.editor,
             self.query_one(Prompt),
@@ -119,8 +126,18 @@ class TagsScreen(Screen[None]):
             closed=self.look,
             command_rows=self._command_rows,
         )
-        self._background = self.set_interval(_SLICES_EVERY_S, self._work)
+        self._background = self.set_interval(_SLICES_EVERY_S, self._work, pause=True)
         self.look()
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
+        """Starts all that the first paint need not wait for."""
+        self._has_begun = True
+        self._pressed_s = time.monotonic()
+        self._background.resume()
+        self.look()
+        if self.session.marks.problem:
+            self.tell(Told(self.session.marks.problem, wrong=True))
         self.writer.put(self.session.journal.pending, self._found_unfinished)
         threading.Thread(target=self._watch_disk, name="caption watcher", daemon=True).start()
         threading.Thread(target=self._find_facts, name="caption facts", daemon=True).start()
@@ -134,6 +151,9 @@ class TagsScreen(Screen[None]):
         self._wants_facts.set()
         if self._writer is not None:
             self._writer.close()
+            # What went wrong at last has no screen any more: whoever runs the program tells it.
+            while self._late:
+                self._late.pop(0)()
 
     # --- looking ---
 
@@ -154,19 +174,25 @@ class TagsScreen(Screen[None]):
         view = panel_view(editor, self.findings, self.normal, is_inserting, self.glyphs, self.keymap)
         self.query_one(TagPanel).show(view)
         preview = self.query_one(Preview)
-        if preview.display:
+        if preview.display and self._has_begun:
             preview.show(None if item is None else item.image)
             selection = editor.selection
             if selection.cursor + 1 < len(selection.shown):
                 preview.prefetch(selection.shown[selection.cursor + 1].image)
         facts = self.session.facts
-        if item is not None and (facts.known_size(item) is None or facts.known_tokens(item) is None):
+        unknown = item is not None and (facts.known_size(item) is None or facts.known_tokens(item) is None)
+        if unknown and self._has_begun:
             self._wants_facts.set()
         self._draw_palette()
         self.query_one("#footer", Static).update(self._footer(), layout=False)
 
-    def tell(self, told: Told) -> None:
-        """Shows a sentence until the next."""
+    def tell(self, told: Told, instead_of: Told | None = None) -> None:
+        """Shows a sentence until the next; given another one, only if that is still the one shown."""
+        if self.stopping.is_set():
+            self.last_words += [told.text] if told.wrong else []
+            return
+        if instead_of is not None and self._message is not instead_of:
+            return
         self._message = told
         self._message_time = time.strftime("%H:%M") if told.text else ""
         self._draw_message()
@@ -203,7 +229,7 @@ class TagsScreen(Screen[None]):
         parts: list[Content] = []
         for action in self.keymap.actions:
             if action.short and action.keys:
-                keys = self.keymap.keys_of(action.id).replace("space", "Space")
+                keys = printable(self.keymap.keys_of(action.id).replace("space", "Space"))
                 parts.append(Content.assemble((keys, "bold $text-accent"), f" {action.short}"))
         return Content(" ") + Content("  ").join(parts)
 
@@ -238,14 +264,20 @@ class TagsScreen(Screen[None]):
 
     @on(ImageList.Clicked)
     def _clicked(self, event: ImageList.Clicked) -> None:
+        if self.is_busy:
+            return
         self.editor.selection.go(event.index)
         self.look()
 
     def on_mouse_scroll_down(self) -> None:
+        if self.is_busy:
+            return
         self.editor.selection.move(1)
         self.look()
 
     def on_mouse_scroll_up(self) -> None:
+        if self.is_busy:
+            return
         self.editor.selection.move(-1)
         self.look()
 
@@ -255,11 +287,22 @@ class TagsScreen(Screen[None]):
 
     # --- the text area ---
 
+    def _hand_back(self, items: Sequence[Item], text: str) -> None:
+        """Opens a caption again that was typed and could not be written."""
+        if items and not self.is_busy and self.editor.selection.go_to(items[0]):
+            self.edit_text()
+            self.query_one("#text", TextArea).load_text(text)
+
     def edit_text(self, at_start: bool = False) -> None:
         """Opens the caption of the current picture as text, with the cursor at its end or start."""
         item = self.editor.current
         if item is None or item.problem:
             self.tell(Told("no caption here" if item is None else f"{item.caption_name}: {item.problem}", wrong=True))
+            return
+        if _ODD_LINE_ENDS.search(item.caption.text):
+            self.tell(
+                Told("this caption has line ends that only a text editor keeps: edit its tags, or the file", True)
+            )
             return
         area = self.query_one("#text", TextArea)
         self._text_item = item
@@ -277,13 +320,30 @@ class TagsScreen(Screen[None]):
         if self._text_item is not None and event.key in ("escape", "ctrl+s"):
             event.stop()
             event.prevent_default()
-            self._close_text()
+            if not self._changed_meanwhile():
+                self._close_text()
 
     def leave(self) -> None:
         """Ends the program; a caption that is being written as text is saved first."""
         if self.is_editing_text:
+            self._changed_meanwhile()
             self._close_text()
         self.app.exit()
+
+    def _changed_meanwhile(self) -> bool:
+        """Whether somebody else changed the caption that is being written as text; theirs is then taken over, so that
+        writing ours comes after it and can be undone."""
+        item = self._text_item
+        assert item is not None
+        before = item.data
+        self.editor.take_over([item])
+        if item.data == before or self.query_one("#text", TextArea).text == self._text_before:
+            return False
+        name = item.caption_name
+        self.tell(
+            Told(f"{name} was changed on disk meanwhile · Esc again writes yours; u then brings theirs back", True)
+        )
+        return True
 
     def _close_text(self) -> None:
         item, area = self._text_item, self.query_one("#text", TextArea)
@@ -305,10 +365,27 @@ class TagsScreen(Screen[None]):
         return self.is_mounted and everything and self.findings.is_complete
 
     @property
+    def is_busy(self) -> bool:
+        """Whether keys go to something that was begun for the current picture, which must not move away then."""
+        return self.insert.purpose is not None or self.is_editing_text or self.normal.is_waiting
+
+    @property
     def is_editing_text(self) -> bool:
         return self._text_item is not None
 
     # --- what keys and commands ask for ---
+
+    @cached_property
+    def commands(self) -> "Commands":
+        from loratory.tui.commands import Commands  # with all verbs: not for the first paint
+
+        return Commands(self.editor, quit_app=self.leave, after_settings=self.after_settings)
+
+    @property
+    def _panes(self) -> ModuleType:
+        from loratory.tui import panes  # with the screens they open: not for the first paint
+
+        return panes
 
     def run_command(self, line: str) -> None:
         try:
@@ -333,7 +410,7 @@ class TagsScreen(Screen[None]):
             self.tell(Told(error.message.splitlines()[0], wrong=True))
             return
         self.insert.close()
-        if query.needs & {"size", "dup"}:
+        if query.needs & {"size", "dup", "tokens"}:
             self.tell(Told(f"searching {len(self.session.items)} pictures{self.glyphs.ellipsis}"))
             self.in_background(lambda: self.session.find(query), lambda found: self._found(query, text, found))
         else:
@@ -363,12 +440,15 @@ class TagsScreen(Screen[None]):
 
     def after_settings(self) -> None:
         """Looks at everything again by the dataset's settings: vocabulary, kept tags, how captions are read."""
-        threading.Thread(target=self._load_knowledge, name="vocabulary", daemon=True).start()
+        self._knowledge += 1
+        number = self._knowledge
+        threading.Thread(target=lambda: self._load_knowledge(number), name="vocabulary", daemon=True).start()
 
-    def _load_knowledge(self) -> None:
+    def _load_knowledge(self, number: int) -> None:
         """Loads what takes its time, on a thread: vocabulary, tokenizer, the index of the completion."""
         from loratory.editing.checks.context import session_context
         from loratory.editing.checks.near import known_names
+        from loratory.tags.completion.completer import Completer
 
         try:
             context = session_context(self.session)
@@ -382,6 +462,8 @@ class TagsScreen(Screen[None]):
             return
 
         def install() -> None:
+            if number != self._knowledge:  # the settings have changed again
+                return
             self.insert.use(completer)
             self._check_by(context)
             self.look()
@@ -400,7 +482,7 @@ class TagsScreen(Screen[None]):
     def zoom(self) -> None:
         item = self.editor.current
         if item is not None:
-            self.app.push_screen(ZoomScreen(self.graphics, item.image))
+            self._panes.show_zoom(self, item)
 
     def toggle_preview(self) -> None:
         preview = self.query_one(Preview)
@@ -413,25 +495,32 @@ class TagsScreen(Screen[None]):
         self.refresh(layout=True)
 
     def show_help(self) -> None:
-        panes.show_help(self)
+        self._panes.show_help(self)
 
     def show_tags(self) -> None:
-        panes.show_tags(self)
+        self._panes.show_tags(self)
 
     def show_findings(self) -> None:
-        panes.show_findings(self)
+        self._panes.show_findings(self)
 
     def show_history(self) -> None:
-        panes.show_history(self)
+        self._panes.show_history(self)
 
     def show_draws(self) -> None:
-        panes.show_draws(self)
+        self._panes.show_draws(self)
 
     def reload(self) -> None:
-        """Looks for pictures that came or went, and reads every caption again."""
-        self.session.rescan()
-        items = self.session.items
-        query = self.editor.selection.query
+        """Looks for pictures that came or went, and reads every caption again, after what is still being written."""
+        self.writer.put(lambda: None, lambda nothing: self._reload())
+
+    def _reload(self) -> None:
+        try:
+            self.session.rescan()
+        except LoratoryError as error:
+            self.tell(Told(f"{error.message} {error.hint}".strip(), wrong=True))
+            return
+        items, query = self.session.items, self.editor.selection.query
+        self._loaded = len(items)
         self.editor.selection.replace_items(items, self.session.find(query) if query is not None else items)
         self.editor.recount()
         self.after_settings()
@@ -446,11 +535,15 @@ class TagsScreen(Screen[None]):
         if item is None or finding is None:
             self.tell(Told("nothing here has a fix" if found else "no findings here"))
             return
-        targets = self.editor.selection.wide if wide else [item]
-        if finding.automatic_fix is not None:
-            self.editor.apply_fix(finding.automatic_fix, targets)
+        editor = self.editor
+        # What is superfluous here may be needed there: only pictures with the same finding are changed.
+        targets = [other for other in editor.selection.wide if editor.same_finding(finding, other)] if wide else [item]
+        if finding.automatic_fix is not None and wide:
+            editor.fix_all(finding, targets)
+        elif finding.automatic_fix is not None:
+            editor.apply_fix(finding.automatic_fix, targets)
         else:
-            panes.choose_fix(self, finding, targets)
+            self._panes.choose_fix(self, finding, targets)
 
     def set_findings(self) -> list[CaptionFinding]:
         """What is to be said of the set as a whole."""
@@ -495,7 +588,7 @@ class TagsScreen(Screen[None]):
             self._look_sometimes(self.findings.is_complete)
         elif self.editor.changed_since_survey and self._check_context is not None:
             # Which tags are rare, and what the first tags of a folder are, hangs on all captions together.
-            if time.monotonic() - self._surveyed_s > _SURVEY_EVERY_S:
+            if now - self._surveyed_s > _SURVEY_EVERY_S and now - self._pressed_s > _IDLE_AFTER_S:
                 self.editor.changed_since_survey = False
                 self._check_by(self._check_context.surveyed(items))
         else:
@@ -509,7 +602,7 @@ class TagsScreen(Screen[None]):
         while not self.stopping.wait(_LOOK_AT_DISK_EVERY_S):
             if self._loaded < len(self.session.items):
                 continue
-            changed = [item for item in self.session.items if file_stamp(item.caption_path) != item.stamp]
+            changed = [item for item in self.session.items if self.stopping.is_set() or item.has_changed()]
             if changed:
                 self._deliver(lambda changed=changed: self._take_over(changed))
 
@@ -535,6 +628,13 @@ class TagsScreen(Screen[None]):
             self._loop.call_soon_threadsafe(self._run_delivered, work)
         except RuntimeError:  # the loop was closed meanwhile
             return
+
+    def _deliver_written(self, work: Callable[[], None]) -> None:
+        """`_deliver` for what came of writing: kept for `close` when the screen is going."""
+        if self.stopping.is_set():
+            self._late.append(work)
+        else:
+            self._loop.call_soon_threadsafe(lambda: self._late.append(work) if self.stopping.is_set() else work())
 
     def _run_delivered(self, work: Callable[[], None]) -> None:
         if self.is_mounted and not self.stopping.is_set():

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rich.cells import cell_len
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import BindingType
@@ -12,7 +13,7 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
-from loratory.tui.text import UNICODE, Glyphs, fitted, number
+from loratory.tui.text import UNICODE, Glyphs, fitted, number, printable
 
 
 class PromptLine(Input):
@@ -69,7 +70,10 @@ class Prompt(Horizontal):
     @label.setter
     def label(self, label: str) -> None:
         self._label = label
-        self.query_one("#prompt-label", Static).update(Content(fitted(label, len(label))))
+        label, room = printable(label), self.app.size.width // 2
+        if cell_len(label) > room:  # however long a tag is, half of the line stays for what is typed
+            label = fitted(label[:-3], room - 3) + label[-3:]
+        self.query_one("#prompt-label", Static).update(Content(label))
 
     def close(self) -> None:
         self.display = False

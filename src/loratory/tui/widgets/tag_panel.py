@@ -121,7 +121,7 @@ def _chip(tag: TagView, hint: str, view: PanelView, width: int, roomy: bool, gly
     remark = tag.remark
     mark = f"{glyphs.finding} " if remark and tag.colour else ""
     tail = f"{mark}{remark}" if roomy else mark.strip()
-    number = f"{tag.count:>4}" if roomy and tag.count else ""
+    number = f" {tag.count:>3}" if roomy and tag.count else ""
     room = width - len(hint) - 1 - len(number)
     tail_width = min(cell_len(tail), room // 2)
     name_width = room - tail_width - (1 if tail else 0)
