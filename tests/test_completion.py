@@ -12,7 +12,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from loratory.tags.completion import Completer, Suggestion, build_index, load_index
-from loratory.tags.completion.index import indexed
+from loratory.tags.completion.index import LISTED_FIRST, indexed
 from loratory.tags.completion.matching import needs, subsequence_cost, subsequence_costs, typo_costs, words
 from loratory.tags.completion.search import leading
 from loratory.tags.text import bare, key
@@ -348,6 +348,11 @@ def reference(entries: Sequence[Entry], text: str, uses: Mapping[str, int], rece
     ranked: list[tuple[tuple[float, ...], str, str, str | None]] = []
     for source, listed in enumerate((entries, own)):
         standings = {entry.name: log1p(entry.count) + PRIORS[entry.category] for entry in listed}
+        if source == 0 and not any(entry.count for entry in listed):
+            for category in PRIORS:
+                same = [entry.name for entry in listed if entry.category == category]
+                for place, name in enumerate(same):
+                    standings[name] += LISTED_FIRST * (1 - place / len(same))
         for entry in listed:
             standing = standings[entry.name] - 6.0 * entry.deprecated
             gain = 0.0

@@ -115,6 +115,8 @@ def test_every_screen_shows_all_of_it_and_obeys_none(tmp_path: Path, size: tuple
             lines = audit(typist)
             assert any("3 [@click=app.quit]x" in line for line in lines), "the palette"
             for index, item in enumerate(typist.editor.selection.shown):
+                if index % 4 and not is_small:
+                    continue
                 lines = await look_at(typist, index)
                 shown = [tag for tag in item.tags if cell_len(tag) < 14 and tag.isprintable()]
                 if cell_len(item.image_name) < 15:
@@ -123,8 +125,9 @@ def test_every_screen_shows_all_of_it_and_obeys_none(tmp_path: Path, size: tuple
                     assert any(text in line for line in lines), ascii(text)
             for index in range(len(CAPTIONS)) if is_small else (5,):
                 await look_at(typist, len(TAGS) + index)
-                for key in ("e", "="):
-                    await look_over(typist, key)
+                await look_over(typist, "e")
+                if index % 3 == 2:
+                    await look_over(typist, "=")
             await look_at(typist, 2)
             for keys in ("c s", "e", "H / @ c l enter", "T / @ c l enter"):
                 lines = await look_over(typist, *keys.split(" "))
@@ -142,8 +145,9 @@ def test_every_screen_shows_all_of_it_and_obeys_none(tmp_path: Path, size: tuple
                     audit(typist)
                 typist.screen.insert._prompt.line.value = ""
                 await typist.type("escape")
-            for text in [*TAGS, *LINES] if is_small else LINES:
-                await enter(typist, "/", text)
+            for index, text in enumerate([*TAGS, *LINES] if is_small else LINES):
+                await enter(typist, "/:"[index % 2], text)
+            for text in LINES:
                 await enter(typist, ":", text)
             await look_over(typist, "z", "p")
             await typist.written()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from rich.console import Console
 from textual import events
 from textual.app import App
 from textual.binding import Binding, BindingType
@@ -17,7 +18,7 @@ from textual.message_pump import MessagePump
 
 from loratory.editing.session import Session
 from loratory.errors import FAILED, LoratoryError
-from loratory.paths import config_dir
+from loratory.paths import cache_dir, config_dir
 from loratory.terminal.modes import Graphics
 from loratory.terminal.probe import settle
 from loratory.tui.ascii_only import AsciiOnly
@@ -71,6 +72,15 @@ class LoratoryApp(App[None]):
     def get_line_filters(self) -> Sequence[LineFilter]:
         return [self._harmless, *([AsciiOnly()] if self._ascii_only else []), *super().get_line_filters()]
 
+    def _print_error_renderables(self) -> None:
+        """Keeps the traceback of a defect, which shows captions, in a file instead of on the terminal."""
+        crash_file().parent.mkdir(parents=True, exist_ok=True)
+        with crash_file().open("w", encoding="utf-8") as file:
+            console = Console(file=file, width=120)
+            for renderable in self._exit_renderables:
+                console.print(renderable)
+        self._exit_renderables.clear()
+
     async def action_quit(self) -> None:
         self.editor_screen.leave()
 
@@ -78,6 +88,11 @@ class LoratoryApp(App[None]):
         from loratory.tui.editor import Told
 
         self.editor_screen.tell(Told("ctrl+q leaves; everything is saved already"))
+
+
+def crash_file() -> Path:
+    """Where the traceback of a defect is kept."""
+    return cache_dir() / "editor-crash.txt"
 
 
 def _collect_garbage_again() -> None:
@@ -112,7 +127,8 @@ def run(directory: Path, *, preview: str | None = None, mouse: bool = True, asci
         app.editor_screen.close()
     if app.return_code:  # Textual has shown where; without this a crash would look like a good end
         raise LoratoryError(
-            "The tag editor broke off: a defect of Loratory, shown above. Every change that it told of is on disk.",
+            "The tag editor broke off: a defect of Loratory. Every change that it told of is on disk.",
+            hint=f"{crash_file()} says where; please report it with that.",
             exit_code=FAILED,
         )
     if app.editor_screen.last_words:

@@ -136,8 +136,8 @@ class Editor:
         self._pending.update(paths)
         self._looks_different(paths)
         sentence = _sentence(plan, targets)
-        writing = Told(f"{sentence} · being written")
-        written = Told(f"{sentence} · u undoes it")
+        writing = Told(f"being written · {sentence}")
+        written = Told(f"{sentence} · u undoes it" if targets == 1 else f"u undoes it · {sentence}")
         self.tell(writing)
 
         def committed(result: Outcome | LoratoryError) -> None:
@@ -334,10 +334,10 @@ class Editor:
 
 
 def _sentence(plan: Plan, targets: int) -> str:
-    done, where = past(plan.label)
-    changed = f" {where} {len(plan.changes)} of {targets} pictures" if targets > 1 else ""
-    refused = f", {len(plan.refused)} cannot be changed" if plan.refused else ""
-    return f"{done}{changed}{refused}"
+    done, _ = past(plan.label)
+    changed = f"{len(plan.changes)} of {targets}: " if targets > 1 else ""
+    refused = f"{len(plan.refused)} cannot be changed: " if plan.refused else ""
+    return f"{changed}{refused}{done}"
 
 
 def _captions(count: int) -> str:

@@ -20,6 +20,7 @@ Kind = Literal["add", "change", "filter", "command"]
 
 # Bands that a person means when they press Enter; what only resembles the typed text is taken by Tab alone.
 _MEANT = frozenset({"exact", "alias", "word", "prefix", "pinned", "recent", "used"})
+_OFFERED = 8
 _SLOW = frozenset({"size", "dup", "tokens"})
 
 
@@ -122,12 +123,16 @@ class Insert:
         else:
             piece = _last_piece(text)
             if self.completer is not None and not piece.startswith("="):
-                self._offered = self.completer.complete(
+                offered = self.completer.complete(
                     piece,
                     uses=self._editor.uses,
                     recent=self._editor.recent,
                     pinned=[tag for tag in self._editor.palette if tag],
+                    limit=_OFFERED if piece else 4 * _OFFERED,
                 )
+                # Before anything is typed, what the picture has already is no suggestion.
+                here = self._targets[0].keys if not piece and len(self._targets) == 1 else ()
+                self._offered = [each for each in offered if key(each.name) not in here][:_OFFERED]
             self._draw(text)
 
     def key(self, name: str) -> None:

@@ -385,7 +385,10 @@ class Normal:
         elif pressed == "escape":
             done = True
         else:
-            return pressed not in ("u", "?", "z", "f1")
+            if pressed in ("u", "?", "z", "f1"):
+                return False
+            self._tell("y, n, Space to skip, or Esc to end the review", wrong=True)
+            return True
         if done:
             self._tell(review.summary())
             self.reviewing = None

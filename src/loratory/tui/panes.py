@@ -131,7 +131,11 @@ def show_findings(screen: "TagsScreen") -> None:
         screen.look()
 
     keys = {"enter": "go there", "f": "fix"}
-    screen.app.push_screen(TableScreen(f"{len(rows)} findings{complete}", rows, keys, "nothing found"), chosen)
+    screen.app.push_screen(TableScreen(f"{_findings(len(rows))}{complete}", rows, keys, "nothing found"), chosen)
+
+
+def _findings(count: int) -> str:
+    return "1 finding" if count == 1 else f"{count} findings"
 
 
 def choose_fix(screen: "TagsScreen", finding: CaptionFinding, targets: Sequence[Item]) -> None:
@@ -150,8 +154,8 @@ def show_history(screen: "TagsScreen") -> None:
     """Every batch ever made in this dataset, the last first; u undoes any of them, Enter shows what it did."""
     batches = screen.session.journal.batches()
     rows = [
-        TableRow(f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(batch.time))}  {_state(batch)}  {batch.label}"
-                 f" ({batch.count})", batch, "$foreground-muted" if batch.undone else "")
+        TableRow(f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(batch.time))}  {batch.count:>5}  {_state(batch)}"
+                 f"{batch.label}", batch, "$foreground-muted" if batch.undone else "")
         for batch in reversed(batches)
     ]  # fmt: skip
 
@@ -196,7 +200,11 @@ def show_draws(screen: "TagsScreen") -> None:
     settings = screen.session.settings.caption_settings()
     lines = [plain(_how(settings.shuffle_caption, settings.keep_tokens, settings.caption_tag_dropout_rate,
                         settings.caption_dropout_rate), "$foreground-muted"), Content("")]  # fmt: skip
-    for number, draw in enumerate(simulate(item.caption.text, settings), start=1):
+    drawn = simulate(item.caption.text, settings)
+    if len({draw.text for draw in drawn}) == 1:
+        lines += [plain("Every epoch trains the same text:", "$foreground-muted"), Content("")]
+        del drawn[1:]
+    for number, draw in enumerate(drawn, start=1):
         if not draw.text:
             shown = plain("no caption at all", "$foreground-muted")
         else:
@@ -228,4 +236,4 @@ def _how(shuffle: bool, keep: int, tag_dropout: float, dropout: float) -> str:
 
 
 def _state(batch: Batch) -> str:
-    return "undone " if batch.undone else "undo   " if batch.undoes is not None else "       "
+    return "undone: " if batch.undone else ""

@@ -125,7 +125,9 @@ class DatasetTags:
         names = tuple(sorted(spelled.values()))
         if names != self._own_names:
             self._own_names = names
-            self._own_index = load_index(build_index(Entry(name, "general", 0, False, ()) for name in names))
+            self._own_index = load_index(
+                build_index((Entry(name, "general", 0, False, ()) for name in names), is_ordered=False)
+            )
             forms = self._own_index.find_all(list(spelled))
             self._own_forms = {text: found[0] for text, found in zip(spelled, forms, strict=True) if found}
         # Without aliases the number of a form is that of its tag.
