@@ -30,7 +30,7 @@ class Terminal:
 
     def run(self, command: list[str], width: int = 80, height: int = 24, **environment: str) -> None:
         """Starts `command`; NAME="" unsets a variable."""
-        variables = {"NO_COLOR": "", "FORCE_COLOR": "", "COLUMNS": ""} | ENVIRONMENT | environment
+        variables = {"NO_COLOR": "", "FORCE_COLOR": "", "COLUMNS": "", "LINES": ""} | ENVIRONMENT | environment
         unset = [word for name, value in variables.items() if not value for word in ("-u", name)]
         given = [f"{name}={value}" for name, value in variables.items() if value]
         shell = ["sh", "-c", 'trap : INT; "$@"; echo "exit code $?"; read _', "sh"]

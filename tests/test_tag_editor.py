@@ -235,12 +235,12 @@ class TestEditing:
         async def scenario() -> None:
             async with open_editor(folder) as typist:
                 await typist.type("j", "e")
-                await typist.write("a fox, sleeping")
+                await typist.write(", a fox")
                 await typist.type("escape")
                 await typist.written()
 
         asyncio.run(scenario())
-        assert (folder / "002_claw.txt").read_bytes() == b"one line\r\nanother line\r\na fox, sleeping\r\n"
+        assert (folder / "002_claw.txt").read_bytes() == b"one line\r\nanother line, a fox\r\n"
 
 
 class TestFinding:

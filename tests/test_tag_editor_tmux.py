@@ -141,9 +141,9 @@ def test_thirty_pictures_are_tagged_by_keys_alone(terminal: Terminal, tmp_path: 
         tags.remove(gone)
         with step("replace a tag"):
             press("c", HINTS[tags.index("nude")])
-            write("ro")
+            write("un")
             press("Enter")
-        tags[tags.index("nude")] = "robe"
+        tags[tags.index("nude")] = "underwear"
         if index % 2:
             order = [0, 1, 2, 3] if index % 4 == 1 else [3, 1, 0, 2]
             with step("add four tags from the palette"):
@@ -187,7 +187,7 @@ def test_thirty_pictures_are_tagged_by_keys_alone(terminal: Terminal, tmp_path: 
         wait_for_tags(terminal, expected[index])
         with step("mark as reviewed and go to the next finding"):
             press("Space")
-        terminal.wait_for(rf"{reviewed}/30 reviewed")
+        terminal.wait_for(rf"{reviewed}/30( reviewed|✓)")
     terminal.wait_for(r"image \d+/30 .* 0 findings|image \d+/30 .* 0 with findings")
 
     press("g", "g")
@@ -207,7 +207,7 @@ def test_thirty_pictures_are_tagged_by_keys_alone(terminal: Terminal, tmp_path: 
         press("Enter", "A")
         write("white background")
         press("Enter")
-    terminal.wait_for("added “white background” to 10 of 10 pictures")
+    terminal.wait_for("u undoes it · 10 of 10: added “white background”")
     with step("undo"):
         press("u")
     terminal.wait_for(r"und.*: add “white background” \(10 captions\)", 20)
@@ -279,7 +279,7 @@ def begin_batch(terminal: Terminal, folder: Path) -> psutil.Process:
     """Opens the editor and has it put two tags in front of all captions; stopped when some of them are written."""
     terminal.run([*PROGRAM, str(folder), "--preview", "off"])
     terminal.wait_for(r"1000 pictures")
-    terminal.wait_for(r"/1000 reviewed . \d+ (with )?findings")
+    terminal.wait_for(r"/1000.* \d+ with findings")
     editor = editor_process(terminal)
     terminal("send-keys", "P")
     terminal.wait_for("INSERT")
@@ -353,7 +353,7 @@ def test_a_batch_outlives_its_terminal(terminal: Terminal, tmp_path: Path) -> No
     assert states(captions) == {OLD, NEW}, "the batch was not caught half way"
     terminal("kill-server")
     editor.resume()
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
     # What was begun was done: the process wrote all that it had shown before it left.
     assert states(captions) == {NEW}
@@ -377,7 +377,7 @@ def test_a_poor_terminal_is_drawn_in_and_left_as_it_was(terminal: Terminal, tmp_
     terminal("send-keys", "A")
     terminal("send-keys", "-l", "white background")
     terminal("send-keys", "Enter")
-    terminal.wait_for("added .*white background.* 8 of 8 pictures")
+    terminal.wait_for("u undoes it .* 8 of 8: added .*white background")
     screen = "\n".join(terminal.lines())
     assert screen.isascii(), sorted(set(re.findall(r"[^\x00-\x7f]", screen)))
     # Shades of grey are no colours.
@@ -388,7 +388,7 @@ def test_a_poor_terminal_is_drawn_in_and_left_as_it_was(terminal: Terminal, tmp_
     flags = "#{alternate_on} #{mouse_any_flag} #{mouse_button_flag} #{mouse_sgr_flag} #{keypad_flag} #{cursor_flag}"
     assert terminal("display-message", "-p", flags) == "0 0 0 0 0 1\n"
     terminal("send-keys", "-l", "echo after")
-    assert terminal.lines()[-1] == "echo after"
+    terminal.wait_for("^echo after$")
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 10), (20, 5), (3, 2)])

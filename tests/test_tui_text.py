@@ -15,7 +15,7 @@ SOURCES = sorted(Path(loratory.tui.__file__).parent.rglob("*.py"))
 # What takes text to show, and reads it as markup or as it is.
 SINKS = {"Static", "Label", "Option", "notify", "Content", "assemble", "Text"}
 # What makes text fit to be shown, or is made of such.
-CLEANERS = {"fitted", "printable", "plain", "number", "_wrapped", "Content", "assemble", "len", "sum"}
+CLEANERS = {"fitted", "printable", "plain", "number", "wrapped", "Content", "assemble", "len", "sum"}
 # Names and attributes of the program's own text: signs of the screen, names of sites and actions, numbers.
 OWN = {
     "_glyphs",

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     Check = Callable[[Sequence[Item], CheckContext], list[CaptionFinding]]
 
 _SHOWN_PER_RULE = 10
+# What these rules would change hangs on the site.
+_BY_VOCABULARY = frozenset({"alias", "deprecated", "typo", "wrong-site"})
 _WORST_FIRST = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -72,6 +74,11 @@ def check(
             session.settings.vocabulary = vocabulary  # for this time: it is not saved
         found = _findings(session, query)
     if fix is not None:
+        if fix in _BY_VOCABULARY and vocabulary is None and session.settings.vocabulary is None:
+            raise LoratoryError(
+                f"Whose tags these are is only guessed ({session.site}), and --fix {fix} goes by that.",
+                hint="Say it: --vocabulary e621 or --vocabulary danbooru.",
+            )
         mending = [finding for finding in found if finding.rule == fix]
         return _mend(session, mending, fix, dry_run=dry_run, as_json=as_json)
     found = [finding for finding in found if not rules or finding.rule in rules]
@@ -171,7 +178,7 @@ def _sum_up(session: "Session", found: "Sequence[CaptionFinding]", *, picked: bo
     looked_at = "the captions that match" if picked else pictures(len(session.items))
     output.say(f"{', '.join(said) or 'Nothing found'} in {looked_at}, by the vocabulary of {session.site}.")
     if not session.vocabulary.known() and session.site != "natural":
-        output.say(f"Only its starter pack is known; `loratory vocab` imports the full list of {session.site}.")
+        output.say(f"Only its starter pack is known; `loratory vocab fetch {session.site}` imports the full list.")
     mendable = Counter(finding.rule for finding in found if finding.automatic_fix is not None)
     if mendable:
         rule, count = mendable.most_common(1)[0]

@@ -55,7 +55,8 @@ class _Verbs(click.Group):
             if os.path.isdir(args[0]) or os.sep in args[0]:  # noqa: PTH112 - a verb costs no import of pathlib
                 return super().resolve_command(ctx, [_EDITOR, *args])
             near = difflib.get_close_matches(args[0], VERBS, n=1)
-            ctx.fail(f"No such command {args[0]!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+            hint = f" Did you mean {near[0]!r}?" if near else " A folder of pictures opens in the tag editor."
+            ctx.fail(f"No such command {args[0]!r}, and no such folder.{hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -5,6 +5,8 @@ import gc
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -26,6 +28,9 @@ from loratory.tui.in_turn import KeysInTurn
 from loratory.tui.keys import Keymap, read_keymap
 from loratory.tui.screens.tags import TagsScreen
 from loratory.tui.text import ASCII, UNICODE, Glyphs, Harmless
+
+# So long an orderly end may take once the terminal is gone; captions are written to the last in any case.
+_ORDERLY_END_S = 5.0
 
 
 class LoratoryApp(App[None]):
@@ -58,16 +63,28 @@ class LoratoryApp(App[None]):
         return [first, *first.ancestors]
 
     def on_mount(self) -> None:
-        loop = asyncio.get_running_loop()
-        for name in ("SIGHUP", "SIGTERM"):
-            try:
-                # Without this the process dies with captions still to be written, or spins on a terminal that is gone.
-                loop.add_signal_handler(getattr(signal, name), self.editor_screen.leave)
-            except (RuntimeError, ValueError, NotImplementedError):  # not the main thread: a test
-                break
+        if not self.is_headless:
+            self._own_loop = asyncio.get_running_loop()
+            # Without this the process dies with captions still to be written, or spins on a terminal that is gone.
+            for number in (signal.SIGHUP, signal.SIGTERM):
+                signal.signal(number, self._on_hangup)
         self.push_screen(self.editor_screen)
         if not gc.isenabled():  # `loratory DIR` switches it off to start sooner
             self.editor_screen.call_after_refresh(_collect_garbage_again)
+
+    def _on_hangup(self, number: int, frame: object) -> None:
+        """Ends the program in good order, or after a while without it.
+
+        A handler of Python's own rather than the event loop's: the loop may be waiting, for ever, until a terminal that
+        is gone takes what was written to it.
+        """
+        threading.Thread(target=self._end_anyway, name="end", daemon=True).start()
+        self._own_loop.call_soon_threadsafe(self.editor_screen.leave)
+
+    def _end_anyway(self) -> None:
+        time.sleep(_ORDERLY_END_S)
+        self.editor_screen.end_writing()
+        os._exit(FAILED)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         return [self._harmless, *([AsciiOnly()] if self._ascii_only else []), *super().get_line_filters()]

@@ -35,6 +35,7 @@ class Commands:
             "vocabulary": Command("|".join(SITES), "which site's tags these are", self._vocabulary),
             "goal": Command("character|concept|clothing|style", "what is learnt", self._goal),
             "caption": Command("KEY VALUE", "how training reads captions, such as keep_tokens 2", self._caption),
+            "recover": Command("finish|roll-back", "end a change that was interrupted", self._recover),
             "unkeep": Command("TAG", "let the findings speak of a kept tag again", self._unkeep),
             "reviewed": Command("", "mark them reviewed", lambda words: self._review(True)),
             "unreviewed": Command("", "mark them not reviewed", lambda words: self._review(False)),
@@ -109,6 +110,11 @@ class Commands:
             raise LoratoryError(f":caption {words[0]}: {first['msg']}") from None
         self._editor.session.settings.caption = caption
         self._changed_settings(f"{words[0]} is {words[1]}")
+
+    def _recover(self, words: list[str]) -> None:
+        if words not in (["finish"], ["roll-back"]):
+            raise LoratoryError(":recover wants finish or roll-back")
+        self._editor.recover(finish=words == ["finish"])
 
     def _unkeep(self, words: list[str]) -> None:
         tag = " ".join(words)

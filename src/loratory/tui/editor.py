@@ -131,6 +131,10 @@ class Editor:
             where = f"{plan.refused[0][0].name}: " if plan.refused else ""
             self.tell(Told(f"{plan.label}: {where}{reason}", wrong=bool(plan.refused)))
             return plan
+        if self.session.settings.vocabulary is None and self.session.known_site is not None:
+            # From the first change on the guess stands: it must not turn over as captions change.
+            self.session.settings.vocabulary = self.session.known_site
+            self.save_settings()
         self.session.show(plan)
         paths = [change.path for change in plan.changes]
         self._pending.update(paths)

@@ -210,7 +210,8 @@ class Insert:
             if purpose.kind == "change":
                 edit = Rename(purpose.old, tags)
             elif purpose.front:
-                edit = Add(tags, position=self._placed + 1)
+                # What is there already moves along: the tags stand in front in the order they were given.
+                edit = Add(tags, position=self._placed + 1, existing="move")
             else:
                 edit = Add(tags)
         except LoratoryError as error:

@@ -1,9 +1,10 @@
 """The one way for text of others (tags, captions, file names, messages) onto the screen: plain, never markup."""
 
 import re
+import textwrap
 from dataclasses import dataclass
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.segment import Segment
 from textual.color import Color
 from textual.content import Content
@@ -61,6 +62,13 @@ class Harmless(LineFilter):
 
 def _without_width(found: re.Match[str]) -> str:
     return _REPLACEMENT if cell_len(found[0]) else ""
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Text as lines of at most `width` cells, broken between words where that goes."""
+    lines = textwrap.wrap(printable(text), max(1, width), break_on_hyphens=False)
+    # Characters of two cells make a line wider than it has characters.
+    return [piece for line in lines for piece in chop_cells(line, max(2, width))]
 
 
 def number(count: int) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from rich.cells import cell_len
 from textual.content import Content
 
 from loratory.editing.checks.finding import CaptionFinding
@@ -54,18 +55,22 @@ def status_line(
         if selection.is_filtered:
             scope += f" {glyphs.dot} /{selection.query_text}"
     more = "" if findings.is_complete else "+"
-    right = (
-        f"{editor.session.reviewed}/{len(items)} reviewed {glyphs.dot} {findings.pictures_with}{more} with findings "
+    reviewed, found = f"{editor.session.reviewed}/{len(items)}", f"{findings.pictures_with}{more}"
+    sides = (
+        f"{reviewed} reviewed {glyphs.dot} {found} with findings ",
+        f"{reviewed}{glyphs.reviewed} {glyphs.dot} {found} with findings ",
+        f"{reviewed}{glyphs.reviewed} {found}{glyphs.finding} ",
+        "",
     )
-    if width < 100:
-        right = right.replace("with findings", "findings")
-    room = max(0, width - len(right) - len(mode) - 4)
+    room = max(0, width - len(mode) - 5)
+    # What a key acts on is never cut for the sake of the rest.
+    right = next((side for side in sides if cell_len(scope) + len(side) <= room), "")
     return Content.assemble(
         " ",
         (f" {mode} ", "reverse bold"),
         " ",
-        fitted(scope, room, glyphs.ellipsis),
-        (" " + right if room else "", "$foreground-muted"),
+        fitted(scope, room - len(right), glyphs.ellipsis),
+        (fitted(f" {right}", len(right) + 1), "$foreground-muted"),
     )
 
 

@@ -32,7 +32,7 @@ from loratory.tui.finding_index import FindingIndex
 from loratory.tui.insert import Insert
 from loratory.tui.keys import Keymap, written_key
 from loratory.tui.normal import Normal
-from loratory.tui.text import Glyphs, fitted, printable
+from loratory.tui.text import Glyphs, fitted, printable, wrapped
 from loratory.tui.views import panel_view, status_line, title_line
 from loratory.tui.widgets.image_list import ImageList
 from loratory.tui.widgets.preview import Preview
@@ -53,6 +53,7 @@ _SLICES_EVERY_S = 0.01
 _LOOK_EVERY_S = 0.25
 _LOOK_AT_DISK_EVERY_S = 3.0
 _SURVEY_EVERY_S = 2.0
+_MESSAGE_ROWS = 3
 # Python breaks lines at these, captions do not.
 _ODD_LINE_ENDS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 
@@ -147,13 +148,18 @@ class TagsScreen(Screen[None]):
 
     def close(self) -> None:
         """Ends the threads; every change that was shown is on disk when this returns."""
-        self.stopping.set()
         self._wants_facts.set()
+        self.end_writing()
         if self._writer is not None:
-            self._writer.close()
             # What went wrong at last has no screen any more: whoever runs the program tells it.
             while self._late:
                 self._late.pop(0)()
+
+    def end_writing(self) -> None:
+        """Waits until every change that was shown is on disk; from any thread."""
+        self.stopping.set()
+        if self._writer is not None:
+            self._writer.close()
 
     # --- looking ---
 
@@ -200,11 +206,17 @@ class TagsScreen(Screen[None]):
         self._background.resume()
 
     def _draw_message(self) -> None:
-        line = f"{self._message_time} {self._message.text}" if self._message.text else ""
-        style = "$text-warning" if self._message.wrong else ""
+        """The sentence in full: where it is long it takes the palette's row too, and one of the pictures'."""
         lead = f"{self.glyphs.finding} " if self._message.wrong else " "
-        text = Content(fitted(lead + line, self.size.width, self.glyphs.ellipsis))
-        self.query_one("#message", Static).update(text.stylize(style) if style else text, layout=False)
+        text = f"{lead}{self._message_time} {self._message.text}" if self._message.text else ""
+        width = max(1, self.size.width)
+        lines = [fitted(line, width, self.glyphs.ellipsis) for line in wrapped(text, width)][:_MESSAGE_ROWS] or [""]
+        content = Content("\n".join(lines))
+        message = self.query_one("#message", Static)
+        if message.styles.height is None or message.styles.height.value != len(lines):
+            message.styles.height = len(lines)
+            self.query_one("#palette").display = len(lines) == 1
+        message.update(content.stylize("$text-warning") if self._message.wrong else content)
 
     def _draw_palette(self) -> None:
         item = self.editor.current
@@ -309,7 +321,9 @@ class TagsScreen(Screen[None]):
         area.load_text(item.caption.text)
         # The area has its own idea of line ends: what it makes of the text by itself is no change.
         self._text_before = area.text
-        area.move_cursor((0, 0) if at_start else area.document.end)
+        # Behind the last word: text behind a newline at the end would be a line of its own.
+        last = area.text.rstrip("\r\n").count("\n")
+        area.move_cursor((0, 0) if at_start else (last, len(area.document.get_line(last))))
         area.display = True
         self.query_one(TagPanel).display = False
         area.focus()
@@ -409,7 +423,6 @@ class TagsScreen(Screen[None]):
         except LoratoryError as error:
             self.tell(Told(error.message.splitlines()[0], wrong=True))
             return
-        self.insert.close()
         if query.needs & {"size", "dup", "tokens"}:
             self.tell(Told(f"searching {len(self.session.items)} pictures{self.glyphs.ellipsis}"))
             self.in_background(lambda: self.session.find(query), lambda found: self._found(query, text, found))
@@ -417,9 +430,11 @@ class TagsScreen(Screen[None]):
             self._found(query, text, self.session.find(query))
 
     def _found(self, query: Query, text: str, found: list[Item]) -> None:
-        if not found:
+        if not found:  # the prompt stays: capitals must not act on all because a filter found none
             self.tell(Told(f"no picture is {text}", wrong=True))
             return
+        if self.insert.purpose is not None and self.insert.purpose.kind == "filter":
+            self.insert.close()
         self.editor.selection.filter(query, text, found)
         self.tell(
             Told(f"{len(found)} of {len(self.session.items)} pictures · Esc shows all, n and N go from one to the next")
@@ -535,6 +550,10 @@ class TagsScreen(Screen[None]):
         if item is None or finding is None:
             self.tell(Told("nothing here has a fix" if found else "no findings here"))
             return
+        if wide and self.session.settings.vocabulary is None:
+            site = self.session.site
+            self.tell(Told(f"say first whose tags these are: `:vocabulary {site}`, or another one", wrong=True))
+            return
         editor = self.editor
         # What is superfluous here may be needed there: only pictures with the same finding are changed.
         targets = [other for other in editor.selection.wide if editor.same_finding(finding, other)] if wide else [item]
@@ -566,7 +585,9 @@ class TagsScreen(Screen[None]):
             self.editor.recover(finish=pressed == "f")
         elif pressed == "escape":
             self.unfinished = None
-            self.tell(Told("nothing can be changed until that batch is finished or rolled back: start again for it"))
+            self.tell(
+                Told("nothing can be changed before that: `:recover finish` or `:recover roll-back` when you are ready")
+            )
 
     # --- in the background ---
 
@@ -634,7 +655,10 @@ class TagsScreen(Screen[None]):
         if self.stopping.is_set():
             self._late.append(work)
         else:
-            self._loop.call_soon_threadsafe(lambda: self._late.append(work) if self.stopping.is_set() else work())
+            try:
+                self._loop.call_soon_threadsafe(lambda: self._late.append(work) if self.stopping.is_set() else work())
+            except RuntimeError:  # the loop was closed meanwhile
+                self._late.append(work)
 
     def _run_delivered(self, work: Callable[[], None]) -> None:
         if self.is_mounted and not self.stopping.is_set():

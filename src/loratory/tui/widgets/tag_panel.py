@@ -1,15 +1,14 @@
 """The tags of the current picture as chips with hint letters, and what is wrong with them."""
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.cells import cell_len, chop_cells
+from rich.cells import cell_len
 from textual.content import Content
 from textual.widget import Widget
 
 from loratory.tui.keys import hints
-from loratory.tui.text import UNICODE, Glyphs, fitted, printable
+from loratory.tui.text import UNICODE, Glyphs, fitted, wrapped
 
 _MOST_COLUMNS = 4
 _NARROWEST_COLUMN = 12  # cells, its gap included
@@ -71,12 +70,12 @@ def panel_lines(view: PanelView, width: int, height: int, glyphs: Glyphs = UNICO
     # Findings may take what the tags leave, but always a third.
     for_tags = max(1, room - len(told) - 1, room - max(3, room // 3))
     if view.text.strip():
-        wrapped = [row for line in view.text.splitlines() for row in _wrapped(line, width) or [""]]
-        if len(wrapped) > for_tags:
-            wrapped = [*wrapped[: for_tags - 1], f"{glyphs.ellipsis} {len(wrapped) - for_tags + 1} more lines"]
-        lines += [Content(fitted(line, width, glyphs.ellipsis)) for line in wrapped]
+        rows = [row for line in view.text.splitlines() for row in wrapped(line, width) or [""]]
+        if len(rows) > for_tags:
+            rows = [*rows[: for_tags - 1], f"{glyphs.ellipsis} {len(rows) - for_tags + 1} more lines"]
+        lines += [Content(fitted(line, width, glyphs.ellipsis)) for line in rows]
     elif not view.tags:
-        lines += [Content(fitted(line, width)).stylize("$text-warning") for line in _wrapped(view.empty, width)]
+        lines += [Content(fitted(line, width)).stylize("$text-warning") for line in wrapped(view.empty, width)]
     else:
         lines += _tag_lines(view, width, for_tags, glyphs)
     room = height - len(lines)
@@ -138,16 +137,9 @@ def _chip(tag: TagView, hint: str, view: PanelView, width: int, roomy: bool, gly
 def _finding_lines(findings: Sequence[tuple[str, str]], width: int, glyphs: Glyphs) -> list[Content]:
     lines: list[Content] = []
     for message, does in findings:
-        for index, line in enumerate(_wrapped(message, width - 2)):
+        for index, line in enumerate(wrapped(message, width - 2)):
             lead = f"{glyphs.finding} " if index == 0 else "  "
             lines.append(Content.assemble((lead, "$text-warning"), line))
         if does:
-            lines += [Content(f"  {line}").stylize("$foreground-muted") for line in _wrapped(does, width - 2)]
+            lines += [Content(f"  {line}").stylize("$foreground-muted") for line in wrapped(does, width - 2)]
     return lines
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    """Text as lines of at most `width` cells, broken between words where that goes."""
-    lines = textwrap.wrap(printable(text), max(1, width), break_on_hyphens=False)
-    # Characters of two cells make a line wider than it has characters.
-    return [piece for line in lines for piece in chop_cells(line, max(2, width))]
