@@ -8,6 +8,7 @@ import pytest
 from textual.widgets import TextArea
 
 from editor_app import make_pictures, open_editor
+from loratory.tui.editor import Told
 from loratory.tui.keys import read_keymap
 
 SIX = {
@@ -310,6 +311,43 @@ class TestFinding:
                 assert [item.image_name for item in typist.editor.selection.shown] == ["003_jump.png", "006_lake.png"]
                 await typist.type("escape")
                 assert len(typist.editor.selection.shown) == 6
+
+        asyncio.run(scenario())
+
+    def test_a_filter_that_finds_nothing_leaves_the_prompt_open(self, folder: Path) -> None:
+        async def scenario() -> None:
+            async with open_editor(folder) as typist:
+                await typist.type("/")
+                await typist.write("no such tag")
+                await typist.type("enter")
+                assert typist.screen.insert.purpose is not None and "no picture" in typist.message
+                await typist.type("escape")
+                assert not typist.editor.selection.is_filtered
+
+        asyncio.run(scenario())
+
+
+class TestSaying:
+    def test_what_capitals_act_on_is_never_cut(self, folder: Path) -> None:
+        async def scenario() -> None:
+            async with open_editor(folder, size=(50, 20)) as typist:
+                assert typist.shows("CAPITALS all 6")
+                await typist.type("s", "s")
+                assert typist.shows("CAPITALS 2 selected")
+
+        asyncio.run(scenario())
+
+    def test_a_long_sentence_is_shown_in_full(self, folder: Path) -> None:
+        sentence = (
+            "word by word this goes on until no single row of eighty cells can hold it and the remedy stands last"
+        )
+
+        async def scenario() -> None:
+            async with open_editor(folder) as typist:
+                typist.screen.tell(Told(sentence, wrong=True))
+                await typist.until(lambda: typist.shows("stands last"))
+                typist.screen.tell(Told("short"))
+                await typist.until(lambda: typist.shows("puts it on a number key"))
 
         asyncio.run(scenario())
 

@@ -116,10 +116,10 @@ class DatasetTags:
         used = {name for name, images in uses.items() if images > 0}
         unknown = [name for name in used | wanted if self._tags[name] == _UNKNOWN]
         unknown.sort(key=lambda name: (name not in wanted, -uses.get(name, 0), name))
-        texts = {name: indexed(bare(name)) for name in unknown}
+        texts = {name: indexed(_own(name)) for name in unknown}
         spelled: dict[str, str] = {}
         for name, text in texts.items():
-            spelled.setdefault(text, bare(name))  # of several spellings the most used one
+            spelled.setdefault(text, _own(name))  # of several spellings the most used one
             if len(spelled) == _OWN_TAGS:
                 break
         names = tuple(sorted(spelled.values()))
@@ -155,3 +155,9 @@ def _source(number: int, index: Index, uses: Mapping[Place, int], gains: Mapping
     gained = np.flatnonzero(by_form).astype(np.int32)
     own_uses = {tag: images for (source, tag), images in uses.items() if source == number}
     return Source(index, index.standings + by_form, gained, own_uses)
+
+
+def _own(name: str) -> str:
+    """A tag of the dataset that no vocabulary knows, as it is offered: without a weight, but a tag in square brackets is
+    a name of somebody's own rather than less emphasis, and is never offered as another tag."""
+    return name.strip() if name.lstrip().startswith("[") else bare(name)
