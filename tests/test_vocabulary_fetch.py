@@ -324,7 +324,9 @@ def test_without_a_network_it_says_what_to_do(site: Site, download: Download) ->
     site.server_close()
     with pytest.raises(LoratoryError, match="Nothing could be downloaded") as caught:
         download()
-    assert "vocab add FILE" in caught.value.hint and download.waits == []
+    assert "vocab add FILE" in caught.value.hint
+    # A connection that the server still took while it closed is lost, and tried once more.
+    assert download.waits in ([], [1.0])
 
 
 @pytest.mark.parametrize("address", ["e621.net", "file:///etc", "ftp://x", ""])

@@ -451,7 +451,7 @@ _PIECES = st.one_of(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_PIECES, max_size=60).map("".join), st.sampled_from(["e621.csv", "tag_aliases.json", "e621.toml"]))
 def test_no_content_breaks_an_import(text: str, name: str) -> None:
     with suppress(LoratoryError):
