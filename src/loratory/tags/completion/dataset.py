@@ -158,6 +158,8 @@ def _source(number: int, index: Index, uses: Mapping[Place, int], gains: Mapping
 
 
 def _own(name: str) -> str:
-    """A tag of the dataset that no vocabulary knows, as it is offered: without a weight, but a tag in square brackets is
-    a name of somebody's own rather than less emphasis, and is never offered as another tag."""
+    """A tag of the dataset that no vocabulary knows, as it is offered: without a weight.
+
+    A tag in square brackets is a name of somebody's own rather than less emphasis, and is never offered as another.
+    """
     return name.strip() if name.lstrip().startswith("[") else bare(name)
