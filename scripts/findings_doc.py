@@ -1,11 +1,10 @@
 """Writes docs/findings.md from the rules. `--check` only says whether the file is current (exit code 1 if not)."""
 
 import sys
-from pathlib import Path
+
+from generated import DOCS, write_or_check
 
 from loratory.editing.checks.rules import SECTIONS
-
-TARGET = Path(__file__).parents[1] / "docs" / "findings.md"
 
 HEADER = """\
 # Findings about captions
@@ -41,15 +40,6 @@ few-tags = ["*"]
 """
 
 
-def main() -> int:
-    text = render()
-    if "--check" in sys.argv[1:]:
-        return 0 if TARGET.is_file() and TARGET.read_text(encoding="utf-8") == text else 1
-    TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text(text, encoding="utf-8")
-    return 0
-
-
 def render() -> str:
     parts = [HEADER]
     for title, rules in SECTIONS.items():
@@ -63,4 +53,4 @@ def render() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(DOCS / "findings.md", render()))

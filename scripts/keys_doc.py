@@ -1,23 +1,19 @@
 """Writes the table of keys in docs/tagging.md. `--check` only says whether it is current (exit code 1 if not)."""
 
 import sys
-from pathlib import Path
+
+from generated import DOCS, write_or_check
 
 from loratory.tui.keys import ACTIONS, Action
 
-TARGET = Path(__file__).parents[1] / "docs" / "tagging.md"
+TARGET = DOCS / "tagging.md"
 BEGIN, END = "<!-- keys: written by scripts/keys_doc.py -->", "<!-- end of keys -->"
 
 
-def main() -> int:
-    text = TARGET.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    wanted = f"{before}{BEGIN}\n\n{render()}\n{END}{after}"
-    if "--check" in sys.argv[1:]:
-        return 0 if text == wanted else 1
-    TARGET.write_text(wanted, encoding="utf-8")
-    return 0
+def page() -> str:
+    """The page with the table as it should be."""
+    before, rest = TARGET.read_text(encoding="utf-8").split(BEGIN)
+    return f"{before}{BEGIN}\n\n{render()}\n{END}{rest.split(END)[1]}"
 
 
 def render() -> str:
@@ -38,4 +34,4 @@ def _keys(action: Action) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(TARGET, page()))

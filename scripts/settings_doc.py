@@ -2,16 +2,14 @@
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
+from generated import DOCS, write_or_check
 from pydantic.fields import FieldInfo
 
 from loratory.config.describe import describe_field, show
 from loratory.config.fields import FIELDS, TABLES
 from loratory.config.schema import SubsetSettings
 from loratory.config.unbuilt import UNBUILT_NAMES
-
-TARGET = Path(__file__).parents[1] / "docs" / "settings.md"
 
 HEADER = """\
 # Settings
@@ -32,15 +30,6 @@ work so far; the refusal names them.
 SUBSETS = """\
 One table for each folder with settings of its own. A setting that is left out is that of `[dataset]` or `[caption]`.
 """
-
-
-def main() -> int:
-    text = render()
-    if "--check" in sys.argv[1:]:
-        return 0 if TARGET.is_file() and TARGET.read_text(encoding="utf-8") == text else 1
-    TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text(text, encoding="utf-8")
-    return 0
 
 
 def render() -> str:
@@ -75,4 +64,4 @@ def _default(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(DOCS / "settings.md", render()))

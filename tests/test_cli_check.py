@@ -112,7 +112,7 @@ def test_mending_is_one_batch_that_can_be_undone(dataset: Path) -> None:
     assert (dataset / "10_foxlora" / "2.txt").read_text() == "anthro, foxlora, spread legs, blue eyes"
     assert found(dataset, "--rule", "redundant")["findings"] == []
 
-    open_session(dataset).undo()
+    open_session(dataset).journal.undo()
     assert {path: path.read_bytes() for path in dataset.rglob("*.txt")} == before
 
 

@@ -404,7 +404,7 @@ class TestSafety:
                 await typist.type("d", "a")
                 (folder.parent / ".loratory" / "journal.jsonl").unlink()
                 (folder.parent / ".loratory" / "journal.jsonl").mkdir()
-                typist.screen.stopping.set()
+                typist.screen.background.stopping.set()
                 open_gate.set()
                 screen = typist.screen
             return screen.last_words

@@ -137,7 +137,7 @@ class TestTheDisk:
                 (folder / "a.txt").unlink()
                 (folder / "b.txt").unlink()
                 (folder / "b.txt").mkdir()
-                typist.screen._take_over(typist.editor.session.items)
+                typist.screen.take_over(typist.editor.session.items)
                 await typist.until(lambda: typist.shows("no caption file"))
                 await typist.type("j")
                 assert typist.shows("b.txt cannot be read")
@@ -161,7 +161,7 @@ class TestTheDisk:
                 message = await add(typist, "new")
                 assert "a.txt" in message and "cannot be read" in message
                 (folder / "a.txt").chmod(0o600)
-                typist.screen._take_over(typist.editor.session.items)
+                typist.screen.take_over(typist.editor.session.items)
                 await add(typist, "newer")
 
         in_a_child(lambda: asyncio.run(scenario()))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 import click
 from rich.console import Console
@@ -274,10 +274,10 @@ def _vocabularies() -> Iterator[Check]:
             yield Check(f"tags {site}", "fails", wrong.message, wrong.hint)
 
 
-def _is_terminal(stream: object) -> bool:
+def _is_terminal(stream: TextIO) -> bool:
     try:
-        return bool(stream.isatty())  # type: ignore[attr-defined]
-    except (AttributeError, ValueError, OSError):
+        return stream.isatty()
+    except (ValueError, OSError):  # it is closed
         return False
 
 

@@ -2,7 +2,7 @@
 
 An edit goes in three steps, so that a screen can show it before the disk has it: `plan` computes what would become of
 each caption, `show` puts that into memory, `commit` writes it. `settle` then takes over what was really written, which
-differs where somebody else changed a file meanwhile. `apply` does all of them.
+differs where somebody else changed a file meanwhile.
 """
 
 from collections import defaultdict
@@ -48,8 +48,11 @@ class Plan:
 
 
 class Session:
-    """The pictures at and below `directory`. Not for several threads, but for `commit`, `undo` and `redo`, which only
-    touch the journal and the disk."""
+    """The pictures at and below `directory`.
+
+    One thread changes it; others may read. `commit`, and the journal's own undo and redo, only touch journal and disk:
+    any thread may call them, one at a time.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Lists the pictures; each caption is read when it is first needed.
@@ -158,19 +161,6 @@ class Session:
         touched |= set(outcome.merged)
         return [item for path in touched for item in self._by_caption.get(path, ()) if item.read()]
 
-    def apply(self, edit: Edit, targets: Iterable[Item], progress: Progress | None = None) -> tuple[Plan, Outcome]:
-        """Plans, writes and takes over an edit."""
-        plan = self.plan(edit, targets)
-        outcome = self.commit(plan, progress)
-        self.settle(outcome)
-        return plan, outcome
-
-    def undo(self, batch_id: int | None = None) -> Outcome:
-        """Undoes a batch, by default the last. Raises LoratoryError as the journal does."""
-        outcome = self.journal.undo(batch_id)
-        self.settle(outcome)
-        return outcome
-
     def items_of(self, caption_path: Path) -> Sequence[Item]:
         return self._by_caption.get(caption_path, ())
 
@@ -191,8 +181,7 @@ class Session:
 
 
 def open_session(directory: Path) -> Session:
-    """The dataset at `directory`. Raises LoratoryError for a folder that cannot be used or has
-    no pictures."""
+    """The dataset at `directory`. Raises LoratoryError for a folder that cannot be used or has no pictures."""
     session = Session(directory)
     if not session.items:
         raise LoratoryError(

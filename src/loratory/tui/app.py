@@ -18,7 +18,7 @@ from textual.binding import Binding, BindingType
 from textual.filter import LineFilter
 from textual.message_pump import MessagePump
 
-from loratory.editing.session import Session
+from loratory.editing.session import Session, open_session
 from loratory.errors import FAILED, LoratoryError
 from loratory.paths import cache_dir, config_dir
 from loratory.terminal.modes import Graphics
@@ -126,12 +126,7 @@ def run(directory: Path, *, preview: str | None = None, mouse: bool = True, asci
     size = os.get_terminal_size(sys.stdout.fileno())
     if (size.columns, size.lines) < (1, 1):
         raise LoratoryError("The terminal says it has no size.", hint="`stty rows 24 columns 80` tells it.")
-    session = Session(directory)
-    if not session.items:
-        raise LoratoryError(
-            f"No picture found in {directory} or the folders below it.",
-            hint="Loratory reads png, jpg, webp, bmp and avif files.",
-        )
+    session = open_session(directory)
     keymap = read_keymap(config_dir() / "keys.toml")
     encoding = (sys.stdout.encoding or "").lower()
     ascii_only = ascii_only or not encoding.startswith("utf")

@@ -23,11 +23,20 @@ class Command:
 
 
 class Commands:
-    """The commands that are no edits, by name. `after_settings` is called when the dataset's settings changed."""
+    """The commands that are no edits, by name. `after_settings` is called when the dataset's settings changed,
+    `after_kept` when that was no more than the tags it keeps."""
 
-    def __init__(self, editor: Editor, *, quit_app: Callable[[], None], after_settings: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        editor: Editor,
+        *,
+        quit_app: Callable[[], None],
+        after_settings: Callable[[], None],
+        after_kept: Callable[[], None],
+    ) -> None:
         self._editor = editor
         self._after_settings = after_settings
+        self._after_kept = after_kept
         self.table: Mapping[str, Command] = {
             "q": Command("", "leave; everything is saved already", lambda words: quit_app()),
             "w": Command("", "nothing: everything is saved as you go", self._saved),
@@ -128,7 +137,9 @@ class Commands:
                 del kept[rule]
         if not found:
             raise LoratoryError(f"“{tag}” is not kept by any rule")
-        self._changed_settings(f"“{tag}” is judged again")
+        self._editor.save_settings()
+        self._after_kept()
+        self._editor.tell(Told(f"“{tag}” is judged again"))
 
     def _review(self, reviewed: bool) -> None:
         targets = self._editor.selection.wide

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from loratory.editing.checks.finding import CaptionFinding, Fix
 from loratory.editing.checks.fixing import plan_fixes
-from loratory.editing.items import Item, tag_counts
+from loratory.editing.items import Item
 from loratory.editing.session import Plan, Session
 from loratory.editing.settings import PALETTE_SLOTS
 from loratory.errors import LoratoryError
@@ -29,6 +29,11 @@ class Told:
     text: str
     wrong: bool = False
 
+    @classmethod
+    def of(cls, error: LoratoryError, what: str = "") -> "Told":
+        """What an error says, and what to do about it; `what` it is about first."""
+        return cls(f"{what}{error.message} {error.hint}".strip(), wrong=True)
+
 
 class Tell(Protocol):
     def __call__(self, told: Told, instead_of: Told | None = None) -> None:
@@ -40,8 +45,7 @@ class Editor:
     """A session, the place in it, and every edit on it.
 
     Edits show at once; the writer puts them on disk in their order, and what comes back from there (merged with
-    somebody else's change, not writable) is taken over as it comes. `changed` is called when the screen should look
-    again, `tell` with a sentence.
+    somebody else's change, not writable) is taken over as it comes. `tell` is called with a sentence.
     """
 
     def __init__(self, session: Session, writer: Writer, findings: FindingIndex, tell: Tell) -> None:
@@ -236,7 +240,7 @@ class Editor:
 
     def table(self) -> list[tuple[str, int]]:
         """Every tag with the number of pictures it is on, commonest first."""
-        return [(self._spelling.get(tag, tag), count) for tag, count in tag_counts(self.session.items).items()]
+        return sorted(self.uses.items(), key=lambda use: (-use[1], use[0]))
 
     # --- what comes back from the disk ---
 
@@ -276,7 +280,7 @@ class Editor:
 
         def finished(result: Outcome | LoratoryError) -> None:
             if isinstance(result, LoratoryError):
-                self.tell(Told(f"{result.message} {result.hint}".strip(), wrong=True))
+                self.tell(Told.of(result))
                 return
             changed = self.session.settle(result)
             self._count_and_check(changed)
@@ -300,7 +304,7 @@ class Editor:
             del self._pending[path]
         if isinstance(result, LoratoryError):
             self._read_again(paths)
-            self.tell(Told(f"{plan.label}: not written. {result.message} {result.hint}".strip(), wrong=True))
+            self.tell(Told.of(result, f"{plan.label}: not written. "))
             return
         # What was written as planned is in memory already; ten thousand files are not read again.
         self._read_again({*result.merged, *(path for path, _ in result.skipped)})
@@ -334,7 +338,7 @@ class Editor:
 
     def _only_errors(self, result: object) -> None:
         if isinstance(result, LoratoryError):
-            self.tell(Told(f"{result.message} {result.hint}".strip(), wrong=True))
+            self.tell(Told.of(result))
 
 
 def _sentence(plan: Plan, targets: int) -> str:

@@ -19,11 +19,14 @@ class FindingIndex:
         self._with = 0
 
     def replace_check(self, check: Check, items: Iterable[Item]) -> None:
-        """Looks at everything again by another check: vocabulary or allow-list changed."""
+        """Looks at everything again by another check: vocabulary or allow-list changed, or the pictures.
+
+        Until a picture's turn comes, what was found by the old check stands.
+        """
         self._check = check
-        self._found.clear()
-        self._with = 0
-        self.touch(items)
+        self._dirty = {item.name: item for item in items}
+        self._found = {name: found for name, found in self._found.items() if name in self._dirty}
+        self._with = sum(map(_is_serious, self._found.values()))
 
     def touch(self, items: Iterable[Item]) -> None:
         """Notes that captions changed."""

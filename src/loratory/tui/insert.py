@@ -21,7 +21,8 @@ Kind = Literal["add", "change", "filter", "command"]
 # Bands that a person means when they press Enter; what only resembles the typed text is taken by Tab alone.
 _MEANT = frozenset({"exact", "alias", "word", "prefix", "pinned", "recent", "used"})
 _OFFERED = 8
-_SLOW = frozenset({"size", "dup", "tokens"})
+# What is read from pictures or counted anew: too slow to be found at each key press.
+SLOW_FACTS = frozenset({"size", "dup", "tokens"})
 
 
 @dataclass(frozen=True)
@@ -291,7 +292,7 @@ class Insert:
             query = parse_query(text)
         except LoratoryError as error:
             return error.message.splitlines()[0].removeprefix("query, ")
-        if query.needs & _SLOW:
+        if query.needs & SLOW_FACTS:
             return "Enter searches"
         count = len(self._editor.session.find(query))
         return f"{count} of {len(self._editor.session.items)} pictures"

@@ -159,7 +159,7 @@ class Normal:
                 screen.insert.open(Purpose("change", label, wide=True, old=tag))
             case "keep":
                 editor.keep(tag, editor.findings.of(item))
-                screen.after_settings()
+                screen.after_kept()
             case "to-palette":
                 editor.to_palette(tag)
             case "select-tag":
@@ -290,7 +290,7 @@ class Normal:
                 selection.go_to(next_one)
             self._screen.look()
 
-        self._screen.in_background(lambda: [item for item in session.items if session.facts.is_duplicate(item)], found)
+        self._screen.background.run(lambda: [item for item in session.items if session.facts.is_duplicate(item)], found)
 
     def _seek_hit(self, step: int) -> None:
         hits = {item.name for item in self._editor.selection.hits}

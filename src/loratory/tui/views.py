@@ -9,13 +9,15 @@ from loratory.editing.checks.finding import CaptionFinding
 from loratory.editing.items import Item
 from loratory.editing.session import Session
 from loratory.tags.text import key
-from loratory.tui.editor import Editor
+from loratory.tui.editor import Editor, Told
 from loratory.tui.finding_index import FindingIndex
 from loratory.tui.insert import Purpose
 from loratory.tui.keys import Keymap, hints
 from loratory.tui.normal import Normal
-from loratory.tui.text import Glyphs, fitted, printable
+from loratory.tui.text import Glyphs, fitted, printable, wrapped
 from loratory.tui.widgets.tag_panel import PanelView, TagView
+
+_MESSAGE_ROWS = 3
 
 
 def title_line(session: Session, item: Item | None, width: int, glyphs: Glyphs) -> Content:
@@ -103,8 +105,6 @@ def panel_view(
         facts.append(f"shares {item.caption_name} with {item.shared_with[0].rpartition('/')[2]}")
     if item.problem:
         return PanelView(facts=tuple(facts), empty=f"{item.caption_name} {item.problem}")
-    letters = dict(zip(reversed(item.keys), reversed(hints(len(item.tags))), strict=True))
-    told = tuple((finding.message, _does(finding, letters, keymap)) for finding in found)
     if session.known_site == "natural":
         told = tuple((finding.message, _does(finding, {}, keymap)) for finding in found)
         return PanelView(facts=tuple(facts), text=item.caption.text, findings=told, empty=_empty(item, "e writes one"))
@@ -129,10 +129,45 @@ def panel_view(
         tags = tuple(
             replace(view, remark="asked", colour="$text-accent") if key(view.tag) == asked else view for view in tags
         )
+    letters = dict(zip(reversed(item.keys), reversed(hints(len(item.tags))), strict=True))
+    told = () if is_inserting else tuple((finding.message, _does(finding, letters, keymap)) for finding in found)
     empty = _empty(item, f"{keymap.keys_of('add')} adds the first tag")
-    return PanelView(
-        facts=tuple(facts), tags=tags, findings=() if is_inserting else told, typed=normal.typed_hint, empty=empty
-    )
+    return PanelView(facts=tuple(facts), tags=tags, findings=told, typed=normal.typed_hint, empty=empty)
+
+
+def palette_line(editor: Editor, width: int, glyphs: Glyphs) -> Content:
+    """The tags on the number keys, marked where the current picture has them."""
+    here = editor.current.keys if editor.current is not None else ()
+    parts = [
+        f"{(slot + 1) % 10}{glyphs.reviewed if key(tag) in here else ' '}{tag}"
+        for slot, tag in enumerate(editor.palette)
+        if tag
+    ]
+    if not parts:
+        return Content(fitted(" y and a tag's letter puts it on a number key", width)).stylize("$foreground-muted")
+    return Content(fitted(f" {f' {glyphs.dot} '.join(parts)}", width, glyphs.ellipsis))
+
+
+def message_lines(told: Told, at: str, width: int, glyphs: Glyphs) -> list[Content]:
+    """A sentence and when it was said, in up to three rows."""
+    text = f"{glyphs.finding if told.wrong else ''} {at} {told.text}" if told.text else ""
+    style = "$text-warning" if told.wrong else ""
+    rows = wrapped(text, max(1, width))[:_MESSAGE_ROWS] or [""]
+    return [Content(fitted(row, width, glyphs.ellipsis)).stylize(style) for row in rows]
+
+
+def footer_line(keymap: Keymap, legal_keys: str, width: int, glyphs: Glyphs) -> Content:
+    """The keys that matter now: what can be typed next, else the commonest actions."""
+    if legal_keys:
+        return Content(fitted(f" {legal_keys}", width, glyphs.ellipsis))
+    parts = [
+        Content.assemble(
+            (printable(keymap.keys_of(action.id).replace("space", "Space")), "bold $text-accent"), f" {action.short}"
+        )
+        for action in keymap.actions
+        if action.short and action.keys
+    ]
+    return Content(" ") + Content("  ").join(parts)
 
 
 def _empty(item: Item, does: str) -> str:
