@@ -22,7 +22,7 @@ from textual.pilot import Pilot
 from loratory.editing.session import Session
 from loratory.terminal.modes import Graphics
 from loratory.tui.app import LoratoryApp
-from loratory.tui.keys import Keymap
+from loratory.tui.keymaps import Keymaps
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "src" / "loratory" / "demo" / "pictures" / "10_hrt"
@@ -123,7 +123,7 @@ def text_of(svg: str) -> list[str]:
 
 
 async def _shoot(directory: Path, size: tuple[int, int], keys: tuple[str, ...]) -> str:
-    app = LoratoryApp(Session(directory), Keymap(), Graphics("half"))
+    app = LoratoryApp(Session(directory), Keymaps(), Graphics("half"))
     screen = app.editor_screen
     try:
         async with app.run_test(size=size) as pilot:
@@ -133,7 +133,7 @@ async def _shoot(directory: Path, size: tuple[int, int], keys: tuple[str, ...]) 
             await _until(pilot, lambda: _is_still(app))
             return app.export_screenshot(title="loratory hearts")
     finally:
-        screen.close()
+        app.close()
 
 
 def _is_still(app: LoratoryApp) -> bool:

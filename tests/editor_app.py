@@ -12,7 +12,7 @@ from loratory.editing.session import Session
 from loratory.terminal.modes import Graphics
 from loratory.tui.app import LoratoryApp
 from loratory.tui.editor import Editor
-from loratory.tui.keys import Keymap
+from loratory.tui.keymaps import Keymaps
 from loratory.tui.screens.tags import TagsScreen
 from loratory.tui.text import UNICODE, Glyphs
 
@@ -84,14 +84,14 @@ class Typist:
 
 @asynccontextmanager
 async def open_editor(
-    directory: Path, size: tuple[int, int] = (80, 24), keymap: Keymap | None = None, glyphs: Glyphs = UNICODE
+    directory: Path, size: tuple[int, int] = (80, 24), key_file: Path | None = None, glyphs: Glyphs = UNICODE
 ) -> AsyncIterator[Typist]:
     """The editor on `directory`, its captions read and its vocabulary loaded."""
-    app = LoratoryApp(Session(directory), keymap or Keymap(), Graphics("half"), glyphs)
+    app = LoratoryApp(Session(directory), Keymaps(key_file), Graphics("half"), glyphs)
     try:
         async with app.run_test(size=size, notifications=True) as pilot:
             typist = Typist(app, pilot)
             await typist.until(lambda: typist.screen.is_ready)
             yield typist
     finally:
-        app.editor_screen.close()
+        app.close()

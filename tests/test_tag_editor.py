@@ -9,7 +9,6 @@ from textual.widgets import TextArea
 
 from editor_app import make_pictures, open_editor
 from loratory.tui.editor import Told
-from loratory.tui.keys import read_keymap
 
 SIX = {
     "001_river": "mizutsune, feral, blue eyes, german shepherd, dog",
@@ -438,7 +437,7 @@ class TestKeymap:
         path.write_text('[keys]\nnext = ["n", "down"]\nnext-hit = []\n')
 
         async def scenario() -> None:
-            async with open_editor(folder, keymap=read_keymap(path)) as typist:
+            async with open_editor(folder, key_file=path) as typist:
                 await typist.type("n")
                 assert typist.editor.selection.cursor == 1
 

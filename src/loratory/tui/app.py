@@ -2,14 +2,15 @@
 
 import asyncio
 import gc
+import importlib
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.console import Console
 from textual import events
@@ -25,16 +26,19 @@ from loratory.terminal.modes import Graphics
 from loratory.terminal.probe import settle
 from loratory.tui.ascii_only import AsciiOnly
 from loratory.tui.in_turn import KeysInTurn
-from loratory.tui.keys import Keymap, read_keymap
+from loratory.tui.keymaps import Keymaps
 from loratory.tui.screens.tags import TagsScreen
 from loratory.tui.text import ASCII, UNICODE, Glyphs, Harmless
+
+if TYPE_CHECKING:
+    from loratory.tui.pane import Pane
 
 # So long an orderly end may take once the terminal is gone; captions are written to the last in any case.
 _ORDERLY_END_S = 5.0
 
 
 class LoratoryApp(App[None]):
-    """One dataset in the tag editor."""
+    """One dataset in its panes: the tag editor first."""
 
     CSS_PATH = "loratory.tcss"
     ENABLE_COMMAND_PALETTE = False
@@ -43,9 +47,14 @@ class LoratoryApp(App[None]):
         Binding("ctrl+c", "say_quit", show=False, priority=True),
     ]
 
-    def __init__(self, session: Session, keymap: Keymap, graphics: Graphics, glyphs: Glyphs = UNICODE) -> None:
+    def __init__(self, session: Session, keymaps: Keymaps, graphics: Graphics, glyphs: Glyphs = UNICODE) -> None:
         super().__init__()
-        self.editor_screen = TagsScreen(session, keymap, glyphs, graphics)
+        self._session = session
+        self._keymaps = keymaps
+        self._graphics = graphics
+        self._glyphs = glyphs
+        self.editor_screen = TagsScreen(self, session, keymaps("tags"), glyphs, graphics)
+        self.panes: dict[str, Pane] = {}
         # Nothing moves by itself: over a slow link each frame of an animation is one too many.
         self.animation_level = "none"
         self._harmless = Harmless()
@@ -68,7 +77,8 @@ class LoratoryApp(App[None]):
             # Without this the process dies with captions still to be written, or spins on a terminal that is gone.
             for number in (signal.SIGHUP, signal.SIGTERM):
                 signal.signal(number, self._on_hangup)
-        self.push_screen(self.editor_screen)
+        self.add_mode("tags", lambda: self.editor_screen)
+        self.switch_mode("tags")
         if not gc.isenabled():  # `loratory DIR` switches it off to start sooner
             self.editor_screen.call_after_refresh(_collect_garbage_again)
 
@@ -79,7 +89,7 @@ class LoratoryApp(App[None]):
         is gone takes what was written to it.
         """
         threading.Thread(target=self._end_anyway, name="end", daemon=True).start()
-        self._own_loop.call_soon_threadsafe(self.editor_screen.leave)
+        self._own_loop.call_soon_threadsafe(self.leave)
 
     def _end_anyway(self) -> None:
         time.sleep(_ORDERLY_END_S)
@@ -98,13 +108,46 @@ class LoratoryApp(App[None]):
                 console.print(renderable)
         self._exit_renderables.clear()
 
-    async def action_quit(self) -> None:
+    def show_pane(self, name: str, at: str | None = None) -> None:
+        """Brings a pane to the front, at the picture of that name; it is made when it is first wanted."""
+        if name == "tags":
+            self.switch_mode(name)
+            self.editor_screen.arrive(at)
+            return
+        pane = self.panes.get(name)
+        if pane is None:
+            pane = self.panes[name] = self._make_pane(name)
+            self.add_mode(name, lambda: pane)
+        self.switch_mode(name)
+        pane.arrive(at)
+
+    def show_pictures(self, label: str, names: Collection[str]) -> None:
+        """Shows some pictures, by their names, in the tag editor; `label` says which they are."""
+        self.switch_mode("tags")
+        self.editor_screen.show_only(label, names)
+
+    def _make_pane(self, name: str) -> "Pane":
+        kind = getattr(importlib.import_module(f"loratory.tui.{name}.screen"), f"{name.capitalize()}Screen")
+        return kind(self, self._session, self._keymaps(name), self._glyphs, self._graphics)
+
+    def leave(self) -> None:
+        """Ends the program; what is being written is written first."""
         self.editor_screen.leave()
+
+    def close(self) -> None:
+        """Ends all threads; every change that was shown is on disk when this returns."""
+        for pane in self.panes.values():
+            pane.end()
+        self.editor_screen.close()
+
+    async def action_quit(self) -> None:
+        self.leave()
 
     def action_say_quit(self) -> None:
         from loratory.tui.editor import Told
 
-        self.editor_screen.tell(Told("ctrl+q leaves; everything is saved already"))
+        front = self.panes.get(self.current_mode, self.editor_screen)
+        front.tell(Told("ctrl+q leaves; everything is saved already"))
 
 
 def crash_file() -> Path:
@@ -127,16 +170,16 @@ def run(directory: Path, *, preview: str | None = None, mouse: bool = True, asci
     if (size.columns, size.lines) < (1, 1):
         raise LoratoryError("The terminal says it has no size.", hint="`stty rows 24 columns 80` tells it.")
     session = open_session(directory)
-    keymap = read_keymap(config_dir() / "keys.toml")
+    keymaps = Keymaps(config_dir() / "keys.toml")
     encoding = (sys.stdout.encoding or "").lower()
     ascii_only = ascii_only or not encoding.startswith("utf")
     graphics = settle("ascii" if ascii_only and preview is None else preview, os.environ)
     glyphs = ASCII if ascii_only else UNICODE
-    app = LoratoryApp(session, keymap, graphics, glyphs)
+    app = LoratoryApp(session, keymaps, graphics, glyphs)
     try:
         app.run(mouse=mouse)
     finally:
-        app.editor_screen.close()
+        app.close()
     if app.return_code:  # Textual has shown where; without this a crash would look like a good end
         raise LoratoryError(
             "The tag editor broke off: a defect of Loratory. Every change that it told of is on disk.",

@@ -1,4 +1,4 @@
-"""The keys of the tag editor: one table that dispatches, that the help screen shows, and that a file can change.
+"""The keys of the panes: a table each that dispatches, that the help screen shows, and that a file can change.
 
 A key is written as Textual names it ("j", "ctrl+d", "right_square_bracket" as "]"); a sequence has spaces ("g g").
 """
@@ -29,7 +29,11 @@ class Action:
     short: str = ""
 
 
-MOVE, EDIT, WIDE, SELECT, LOOK, PROGRAM = (
+# The panes by their numbers; each has a table of its own in the key file, the tag editor's being [keys].
+PANES = ("tags", "prepare", "stats")
+
+PANE, MOVE, EDIT, WIDE, SELECT, LOOK, PROGRAM = (
+    "Panes",
     "Move",
     "Edit this picture",
     "Edit many pictures (selected, else filtered, else all)",
@@ -37,6 +41,15 @@ MOVE, EDIT, WIDE, SELECT, LOOK, PROGRAM = (
     "Look",
     "Program",
 )
+
+
+def pane_actions(own: str, keys: Mapping[str, tuple[str, ...]]) -> tuple[Action, ...]:
+    """The actions that go to the other panes: "pane-prepare" and so on, with the keys given for each."""
+    return tuple(Action(f"pane-{name}", keys[name], f"the {name} pane", PANE) for name in PANES if name != own)
+
+
+# Where digits are free they lead to the panes; in the tag editor they are the palette.
+PANE_DIGITS = {"tags": ("1", "g 1"), "prepare": ("2", "g 2", "f2"), "stats": ("3", "g 3", "f3")}
 
 ACTIONS: tuple[Action, ...] = (
     Action("next", ("j", "down"), "next picture", MOVE),
@@ -103,6 +116,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("redraw", ("ctrl+l",), "draw the screen and the picture anew", PROGRAM),
     Action("help", ("?", "f1"), "all keys", PROGRAM, short="keys"),
     Action("quit", ("ctrl+q", "Z Z"), "leave; everything is saved already", PROGRAM, short="quit"),
+    *pane_actions("tags", {"prepare": ("g 2", "f2"), "stats": ("g 3", "f3")}),
 )
 
 # Letters of the tags' hints, the home row first; the rest follows in twos where there are many tags.
@@ -167,23 +181,28 @@ def hints(count: int) -> list[str]:
     return (singles + pairs)[:count]
 
 
-def read_keymap(path: Path) -> Keymap:
-    """The table with the changes of a key file: `[keys]`, action id = a sequence or a list of them.
+def read_keymap(path: Path, pane: str = "tags", actions: tuple[Action, ...] = ACTIONS) -> Keymap:
+    """A pane's table with the changes of a key file: action id = a sequence or a list of them.
 
-    An empty list frees an action's keys. Raises LoratoryError that names what is unknown or taken twice.
+    The tag editor's are in `[keys]`, those of the other panes in tables with their names. An empty list frees an
+    action's keys. Raises LoratoryError that names what is unknown or taken twice.
     """
     if not path.exists():
-        return Keymap()
+        return Keymap(actions)
     document = read_toml(path)
+    tables = {name: "keys" if name == "tags" else name for name in PANES}
     for table in document:
-        if table != "keys":
-            raise LoratoryError(f"{path}: [{table}] is unknown.", hint='Write [keys], then lines like add = "a".')
-    changes = _changes(cast(Mapping[str, Any], document.get("keys", {})), path)
+        if table not in tables.values():
+            known = ", ".join(f"[{name}]" for name in tables.values())
+            raise LoratoryError(
+                f"{path}: [{table}] is unknown.", hint=f'Write one of {known}, then lines like add = "a".'
+            )
+    changes = _changes(cast(Mapping[str, Any], document.get(tables[pane], {})), path, tables[pane], actions)
     changed = [
         Action(action.id, changes[action.id], action.help, action.group, action.takes, action.short)
         if action.id in changes
         else action
-        for action in ACTIONS
+        for action in actions
     ]
     taken: dict[str, str] = {}
     for action in changed:
@@ -207,18 +226,22 @@ def read_keymap(path: Path) -> Keymap:
     return Keymap(changed)
 
 
-def _changes(given: Mapping[str, Any], path: Path) -> dict[str, tuple[str, ...]]:
-    known = [action.id for action in ACTIONS]
+def _changes(given: Mapping[str, Any], path: Path, table: str, actions: Iterable[Action]) -> dict[str, tuple[str, ...]]:
+    known = [action.id for action in actions]
     changes: dict[str, tuple[str, ...]] = {}
     for name, value in given.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {near[0]}?" if near else "`?` in the editor and docs/tagging.md list the actions."
-            raise LoratoryError(f"{path}: keys.{name} is no action.", hint=hint)
+            hint = (
+                f"Did you mean {near[0]}?"
+                if near
+                else "`?` in the pane lists its actions, and so do the pages in docs."
+            )
+            raise LoratoryError(f"{path}: {table}.{name} is no action.", hint=hint)
         sequences = [value] if isinstance(value, str) else value
         if not isinstance(sequences, list) or not all(
             isinstance(keys, str) and keys.strip() for keys in cast(list[Any], sequences)
         ):
-            raise LoratoryError(f'{path}: keys.{name} must be a key such as "a" or "g g", or a list of them.')
+            raise LoratoryError(f'{path}: {table}.{name} must be a key such as "a" or "g g", or a list of them.')
         changes[name] = tuple(" ".join(keys.split()) for keys in cast(list[str], sequences))
     return changes

@@ -242,6 +242,8 @@ class Normal:
             "redraw": screen.redraw,
             "help": screen.show_help,
             "quit": screen.leave,
+            "pane-prepare": lambda: screen.show_pane("prepare"),
+            "pane-stats": lambda: screen.show_pane("stats"),
         }
         simple[action_id]()
 

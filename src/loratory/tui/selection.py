@@ -28,7 +28,7 @@ class Selection:
 
     @property
     def is_filtered(self) -> bool:
-        return self.query is not None
+        return bool(self.query_text)
 
     @property
     def wide(self) -> list[Item]:
@@ -85,8 +85,11 @@ class Selection:
                 return item
         return None
 
-    def filter(self, query: Query, text: str, found: list[Item]) -> None:
-        """Shows `found` alone; the cursor stays on its picture or goes to the next that is shown."""
+    def filter(self, query: Query | None, text: str, found: list[Item]) -> None:
+        """Shows `found` alone; the cursor stays on its picture or goes to the next that is shown.
+
+        query: what found them, None where they were not looked for by one. text: how that is called.
+        """
         here = self.current
         self.query, self.query_text, self.hits = query, text, found
         self._show(found, here)

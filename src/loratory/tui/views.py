@@ -12,25 +12,40 @@ from loratory.tags.text import key
 from loratory.tui.editor import Editor, Told
 from loratory.tui.finding_index import FindingIndex
 from loratory.tui.insert import Purpose
-from loratory.tui.keys import Keymap, hints
+from loratory.tui.keys import PANES, Keymap, hints
 from loratory.tui.normal import Normal
 from loratory.tui.text import Glyphs, fitted, printable, wrapped
 from loratory.tui.widgets.tag_panel import PanelView, TagView
 
+_PROGRAM = " Loratory  "
 _MESSAGE_ROWS = 3
 
 
-def title_line(session: Session, item: Item | None, width: int, glyphs: Glyphs) -> Content:
-    """The program, the folder, how many pictures, which vocabulary."""
-    folder = item.name.rpartition("/")[0] if item is not None else ""
+def title_line(session: Session, place: str | None, pane: str, width: int, glyphs: Glyphs) -> Content:
+    """The program, the folder, the panes by their keys, how many pictures, which vocabulary.
+
+    place: the name of the current picture. pane: the one that is looked at.
+    """
+    folder = (place or "").rpartition("/")[0]
     where = printable(f"{session.root.name}/{folder}" if folder else session.root.name)
     site = session.known_site or ""
     guessed = "" if session.settings.vocabulary is not None or not site else "?"
     right = (
         f"{len(session.items)} pictures {glyphs.dot} {site}{guessed} " if site else f"{len(session.items)} pictures "
     )
-    left = fitted(f" Loratory  {where}", max(0, width - len(right)), glyphs.ellipsis)
-    return Content(left + right)
+    tabs = [f"{number} {name.capitalize()}" for number, name in enumerate(PANES, start=1)]
+    tabs_width = sum(map(len, tabs)) + 2 * len(tabs)
+    # The panes give way first: their keys are in the help.
+    room = width - len(right)
+    with_tabs = room - tabs_width >= len(_PROGRAM) + 12
+    left = fitted(f"{_PROGRAM}{where}", max(0, room - (tabs_width if with_tabs else 0)), glyphs.ellipsis)
+    if not with_tabs:
+        return Content(left + right)
+    shown = [
+        Content(tab).stylize("reverse" if name == pane else "$foreground-muted")
+        for tab, name in zip(tabs, PANES, strict=True)
+    ]
+    return Content(left) + Content("  ").join(shown) + Content(f"  {right}")
 
 
 def status_line(

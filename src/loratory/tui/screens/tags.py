@@ -1,7 +1,7 @@
 """The tag editor's screen: where things stand, which key does what, and when to look again."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
@@ -39,6 +39,7 @@ from loratory.tui.writer import Writer
 
 if TYPE_CHECKING:
     from loratory.tui.commands import Commands
+    from loratory.tui.pane import Panes
 
 
 class TagsScreen(Screen[None]):
@@ -53,8 +54,9 @@ class TagsScreen(Screen[None]):
         (120, "-wide"),
     ]
 
-    def __init__(self, session: Session, keymap: Keymap, glyphs: Glyphs, graphics: Graphics) -> None:
+    def __init__(self, panes: "Panes", session: Session, keymap: Keymap, glyphs: Glyphs, graphics: Graphics) -> None:
         super().__init__()
+        self.panes = panes
         self.session = session
         self.keymap = keymap
         self.glyphs = glyphs
@@ -135,7 +137,7 @@ class TagsScreen(Screen[None]):
         self.background.note_look()
         editor, item, width, glyphs = self.editor, self.editor.current, self.size.width, self.glyphs
         purpose = self.insert.purpose
-        self._draw("#title", title_line(self.session, item, width, glyphs))
+        self._draw("#title", title_line(self.session, self.place(), "tags", width, glyphs))
         status = status_line(editor, self.findings, self.normal, purpose, self.is_editing_text, width, glyphs)
         self._draw("#status", status)
         self.query_one(ImageList).refresh()
@@ -305,6 +307,34 @@ class TagsScreen(Screen[None]):
             self._close_text()
         self.app.exit()
 
+    def place(self) -> str | None:
+        """The name of the current picture."""
+        item = self.editor.current
+        return None if item is None else item.name
+
+    def arrive(self, at: str | None) -> None:
+        """Another pane led here, from the picture of that name."""
+        item = next((item for item in self.session.items if item.name == at), None)
+        if item is not None and not self.is_busy and item is not self.editor.current:
+            if not self.editor.selection.go_to(item):
+                self.editor.selection.clear_filter()
+                self.editor.selection.go_to(item)
+            self.look()
+
+    def show_only(self, label: str, names: Collection[str]) -> None:
+        """Filters the list to the pictures of these names; `label` says which they are."""
+        if self.is_busy:
+            self.tell(Told("end what is begun here first"))
+            return
+        found = [item for item in self.session.items if item.name in names]
+        if found:
+            self._found(None, label, found)
+        self.look()
+
+    def show_pane(self, name: str) -> None:
+        """Brings another pane to the front, at this picture."""
+        self.panes.show_pane(name, self.place())
+
     @property
     def is_ready(self) -> bool:
         """Whether captions, vocabulary and findings are all there."""
@@ -326,10 +356,10 @@ class TagsScreen(Screen[None]):
         )
 
     @property
-    def _panes(self) -> ModuleType:
-        from loratory.tui import panes  # with the screens they open: not for the first paint
+    def _overlays(self) -> ModuleType:
+        from loratory.tui import editor_overlays  # with the screens they open: not for the first paint
 
-        return panes
+        return editor_overlays
 
     def run_command(self, line: str) -> None:
         try:
@@ -359,7 +389,7 @@ class TagsScreen(Screen[None]):
         else:
             self._found(query, text, self.session.find(query))
 
-    def _found(self, query: Query, text: str, found: list[Item]) -> None:
+    def _found(self, query: Query | None, text: str, found: list[Item]) -> None:
         if not found:  # the prompt stays: capitals must not act on all because a filter found none
             self.tell(Told(f"no picture is {text}", wrong=True))
             return
@@ -378,7 +408,7 @@ class TagsScreen(Screen[None]):
     def zoom(self) -> None:
         item = self.editor.current
         if item is not None:
-            self._panes.show_zoom(self, item)
+            self._overlays.show_zoom(self, item)
 
     def toggle_preview(self) -> None:
         preview = self.query_one(Preview)
@@ -391,19 +421,19 @@ class TagsScreen(Screen[None]):
         self.refresh(layout=True)
 
     def show_help(self) -> None:
-        self._panes.show_help(self)
+        self._overlays.show_help(self)
 
     def show_tags(self) -> None:
-        self._panes.show_tags(self)
+        self._overlays.show_tags(self)
 
     def show_findings(self) -> None:
-        self._panes.show_findings(self)
+        self._overlays.show_findings(self)
 
     def show_history(self) -> None:
-        self._panes.show_history(self)
+        self._overlays.show_history(self)
 
     def show_draws(self) -> None:
-        self._panes.show_draws(self)
+        self._overlays.show_draws(self)
 
     def reload(self) -> None:
         """Looks for pictures that came or went, and reads every caption again, after what is still being written."""
@@ -425,7 +455,9 @@ class TagsScreen(Screen[None]):
         done in several ways."""
         item = self.editor.current
         found = self.editor.findings.of(item) if item is not None else ()
-        finding = next((finding for finding in found if finding.fixes), None)
+        # What is done to pictures comes last here: this screen edits captions.
+        mendable = [finding for finding in found if finding.fixes]
+        finding = next((each for each in mendable if each.caption_fixes), mendable[0] if mendable else None)
         if item is None or finding is None:
             self.tell(Told("nothing here has a fix" if found else "no findings here"))
             return
@@ -441,7 +473,7 @@ class TagsScreen(Screen[None]):
         elif finding.automatic_fix is not None:
             editor.apply_fix(finding.automatic_fix, targets)
         else:
-            self._panes.choose_fix(self, finding, targets)
+            self._overlays.choose_fix(self, finding, targets)
 
     def set_findings(self) -> list[CaptionFinding]:
         """What is to be said of the set as a whole."""

@@ -15,10 +15,10 @@ from loratory.tags.journal import Batch
 from loratory.tags.text import decode
 from loratory.tui.editor import Told
 from loratory.tui.insert import Purpose
-from loratory.tui.keys import shown_keys
+from loratory.tui.pane import key_lines
 from loratory.tui.review import Review
 from loratory.tui.screens.overlays import Choice, TableRow, TableScreen, TextScreen, ZoomScreen
-from loratory.tui.text import plain, printable
+from loratory.tui.text import plain
 
 if TYPE_CHECKING:
     from loratory.tui.screens.tags import TagsScreen
@@ -39,17 +39,7 @@ Every change is on disk at once; u undoes it, tomorrow too.
 
 def show_help(screen: "TagsScreen") -> None:
     """All keys, from the table that dispatches them."""
-    lines = [plain(line) for line in _MODES.splitlines()]
-    group = ""
-    for action in screen.keymap.actions:
-        if action.group != group:
-            group = action.group
-            lines += [Content(""), plain(group, "bold $text-accent")]
-        keys = " ".join(shown_keys(keys) for keys in action.keys)
-        if action.id == "palette":
-            keys = "1 to 9, 0"
-        waits = " + letter" if action.takes == "hint" else ""
-        lines.append(Content.assemble((f"  {printable(keys + waits):<18}", "$text-accent"), plain(action.help)))
+    lines = [*(plain(line) for line in _MODES.splitlines()), *key_lines(screen.keymap)]
     lines += [Content(""), plain("Commands", "bold $text-accent")]
     lines += [
         Content.assemble((f"  :{name:<34}", "$text-accent"), plain(said)) for name, said in screen.commands.rows("")

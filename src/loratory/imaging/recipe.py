@@ -1,0 +1,78 @@
+"""What is done to one picture on its way from the original to the training folder: a value, without any pixels."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+# left, top, right, bottom in px of the upright original; right and bottom are outside, as in Pillow.
+Box = tuple[int, int, int, int]
+
+Clean = Literal["none", "upscale", "downscale", "adverse"]
+Upscale = Literal["auto", "never"]
+Format = Literal["keep", "png", "jpeg", "webp"]
+
+CLEANS: tuple[Clean, ...] = ("none", "upscale", "downscale", "adverse")
+FORMATS: tuple[Format, ...] = ("keep", "png", "jpeg", "webp")
+
+# The colours behind transparent pictures, in the order they take turns, by the word that goes before "background".
+BACKGROUNDS: dict[str, tuple[int, int, int]] = {
+    "white": (255, 255, 255),
+    "black": (0, 0, 0),
+    "grey": (128, 128, 128),
+    "blue": (64, 96, 208),
+    "green": (72, 152, 72),
+    "red": (200, 56, 56),
+    "yellow": (236, 208, 80),
+    "purple": (136, 84, 176),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The picture operations of one image, in the order in which they are done. The default does what is always done:
+    upright, sRGB, 8 bits, opaque, within the limits of `Defaults`.
+
+    skip: the picture is left out. name: stem of what comes out, "" for the original's. background: what stands behind
+    transparency, a name of `BACKGROUNDS` or "#rrggbb"; "" is whichever has its turn. erase: filled from what is around.
+    crop: what is kept, None for all. split: one picture for each box, instead of crop. flip: mirrored left to right.
+    clean: cure of adversarial noise; upscale enlarges twice, downscale shrinks by `clean_scale` and enlarges again,
+    adverse smooths. max_side_px, upscale, format: instead of the defaults; None takes those. tags: added to the
+    caption, beside those that tell what was done.
+    """
+
+    skip: bool = False
+    name: str = ""
+    background: str = ""
+    erase: tuple[Box, ...] = ()
+    crop: Box | None = None
+    split: tuple[Box, ...] = ()
+    flip: bool = False
+    clean: Clean = "none"
+    clean_scale: float = 0.5
+    max_side_px: int | None = None
+    upscale: Upscale | None = None
+    format: Format | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What goes for every picture of a folder unless its recipe says otherwise.
+
+    resolution: (width, height) of the training area in px; pictures that would be enlarged to reach it are upscaled
+    where upscale is "auto". max_side_px: the longest side, larger ones are shrunk; 0 for no limit. upscaler: "default",
+    another embedded one, or the path of a model file. format: of what is written; "keep" leaves png, jpeg and webp as
+    they are and makes all else png. backgrounds: take turns behind transparent pictures, as in `Recipe.background`.
+    background_tags: whether the caption is told about the colour.
+    """
+
+    resolution: tuple[int, int] = (512, 512)
+    max_side_px: int = 3000
+    upscale: Upscale = "auto"
+    upscaler: str = "default"
+    format: Format = "png"
+    backgrounds: tuple[str, ...] = ("white", "black", "blue", "green", "red")
+    background_tags: bool = True
+
+
+# For pictures that lie in a training folder already: nothing happens to them but what their recipe says.
+AS_THEY_ARE = Defaults(max_side_px=0, upscale="never", format="keep")

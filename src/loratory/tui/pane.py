@@ -1,0 +1,259 @@
+"""What the panes beside the tag editor have in common: their lines, their keys, and how one leads to another."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import ClassVar, Protocol
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal
+from textual.content import Content
+from textual.screen import Screen
+from textual.widgets import Static
+
+from loratory.editing.session import Session
+from loratory.errors import LoratoryError
+from loratory.terminal.modes import Graphics
+from loratory.tui.editor import Told
+from loratory.tui.keys import Keymap, shown_keys, written_key
+from loratory.tui.text import Glyphs, plain, printable
+from loratory.tui.views import footer_line, message_lines, title_line
+from loratory.tui.widgets.prompt import Prompt, PromptLine
+
+
+class Panes(Protocol):
+    """The program, as a pane sees it."""
+
+    def show_pane(self, name: str, at: str | None = None) -> None:
+        """Brings a pane to the front, at the picture of that name."""
+        ...
+
+    def show_pictures(self, label: str, names: Collection[str]) -> None:
+        """Shows some pictures, by their names, in the tag editor; `label` says which they are."""
+        ...
+
+    def leave(self) -> None:
+        """Ends the program in good order."""
+        ...
+
+
+class Pane(Screen[None]):
+    """A pane of the dataset: title, `body`, a line of what happened, the keys that matter.
+
+    A subclass says its `name_of_pane`, makes its widgets in `body`, and in `verbs` what each action of its keymap does.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = []
+    AUTO_FOCUS = ""
+    HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012 - as the base class declares it
+        (0, "-narrow"),
+        (72, "-normal"),
+        (120, "-wide"),
+    ]
+    name_of_pane = ""
+
+    def __init__(self, panes: Panes, session: Session, keymap: Keymap, glyphs: Glyphs, graphics: Graphics) -> None:
+        super().__init__()
+        self.panes = panes
+        self.session = session
+        self.keymap = keymap
+        self.glyphs = glyphs
+        self.graphics = graphics
+        self._typed: list[str] = []
+        self._told = Told("")
+        self._answered: Callable[[str], object] | None = None
+
+    # --- what a pane is ---
+
+    def body(self) -> ComposeResult:
+        """The widgets between the title and the lines at the bottom."""
+        raise NotImplementedError
+
+    def verbs(self) -> Mapping[str, Callable[[], object]]:
+        """What each action does, but for help, quit and the other panes, which are the same everywhere."""
+        raise NotImplementedError
+
+    def draw(self) -> None:
+        """Draws the body as things are now."""
+        raise NotImplementedError
+
+    def arrive(self, at: str | None) -> None:
+        """Another pane led here; `at` is the name of the picture it stood at."""
+
+    def place(self) -> str | None:
+        """The name of the picture this pane stands at."""
+        return None
+
+    def legal_keys(self) -> str:
+        """What can be typed now, where it is not any action; "" otherwise."""
+        return ""
+
+    def takes_key(self, key: str) -> bool:
+        """Whether the key belongs to something that was begun, such as a question; it is then done with."""
+        return False
+
+    def end(self) -> None:
+        """Ends what goes on in the background; from any thread."""
+
+    # --- the frame ---
+
+    def compose(self) -> ComposeResult:
+        yield Static("", classes="pane-title", markup=False)
+        with Horizontal(classes="pane-body"):
+            yield from self.body()
+        yield Prompt(id="prompt")
+        yield Static("", classes="pane-message", markup=False)
+        yield Static("", classes="pane-footer", markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one(Prompt).display = False
+        self.begin()
+        self.look()
+
+    def begin(self) -> None:
+        """The widgets are there: what follows the first look may start."""
+
+    def on_unmount(self) -> None:
+        self.end()
+
+    def look(self) -> None:
+        """Draws everything as it is now."""
+        if not self.is_mounted:
+            return
+        width = self.size.width
+        self._line("title", title_line(self.session, self.place(), self.name_of_pane, width, self.glyphs))
+        self.draw()
+        typed = "Enter takes it   Esc leaves" if self.is_asking else self._typed_keys() or self.legal_keys()
+        self._line("footer", footer_line(self.keymap, typed, width, self.glyphs))
+
+    def tell(self, told: Told) -> None:
+        """Shows a sentence until the next."""
+        self._told = told
+        self._draw_told()
+        self.call_later(self.look)
+
+    @property
+    def message(self) -> str:
+        return self._told.text
+
+    def _draw_told(self) -> None:
+        if not self.is_mounted:
+            return
+        lines = message_lines(self._told, "", self.size.width, self.glyphs)
+        widget = self.query_one(".pane-message", Static)
+        widget.styles.height = len(lines)
+        widget.update(Content("\n").join(lines))
+
+    def _line(self, name: str, content: Content) -> None:
+        self.query_one(f".pane-{name}", Static).update(content, layout=False)
+
+    def on_resize(self) -> None:
+        self.call_later(self.look)
+        self.call_later(self._draw_told)
+
+    # --- a question ---
+
+    def ask(self, label: str, text: str, answered: Callable[[str], object]) -> None:
+        """Asks for a line of text, `text` to begin with; Enter answers, Escape does not."""
+        self._answered = answered
+        self.query_one(Prompt).open(f" {label} {self.glyphs.prompt} ", text)
+        self.look()
+
+    @property
+    def is_asking(self) -> bool:
+        return self._answered is not None
+
+    @on(PromptLine.Key)
+    def _prompt_key(self, event: PromptLine.Key) -> None:
+        answered = self._answered
+        if answered is None or event.key not in ("enter", "escape"):
+            return
+        prompt = self.query_one(Prompt)
+        text, self._answered = prompt.line.value, None
+        prompt.close()
+        if event.key == "enter":
+            self._try(lambda: answered(text))
+        self.look()
+
+    # --- keys ---
+
+    def on_key(self, event: events.Key) -> None:
+        if self.is_asking:
+            return
+        key = written_key(event.key, event.character)
+        event.stop()
+        event.prevent_default()
+        self._try(lambda: self.takes_key(key) or self._press(key))
+        self.look()
+
+    def _try(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except LoratoryError as error:
+            self.tell(Told.of(error))
+
+    def _press(self, key: str) -> None:
+        keys = " ".join([*self._typed, key])
+        action = self.keymap.find(keys)
+        if action is not None:
+            self._typed = []
+            self._do(action.id)
+        elif self.keymap.is_prefix(keys):
+            self._typed.append(key)
+        else:
+            begun, self._typed = bool(self._typed), []
+            if key != "escape" or not begun:
+                self.unknown(keys)
+
+    def unknown(self, keys: str) -> None:
+        """A key that no action has."""
+        if keys != "escape":
+            self.tell(Told(f"{printable(shown_keys(keys))} does nothing here; ? shows the keys"))
+
+    def _do(self, action_id: str) -> None:
+        if action_id.startswith("pane-"):
+            self.panes.show_pane(action_id.removeprefix("pane-"), self.place())
+        elif action_id == "help":
+            self.show_help()
+        elif action_id == "quit":
+            self.panes.leave()
+        else:
+            self.verbs()[action_id]()
+
+    def _typed_keys(self) -> str:
+        """How a begun sequence can go on; "" where none is begun."""
+        if not self._typed:
+            return ""
+        begun = " ".join(self._typed)
+        return "   ".join(
+            f"{shown_keys(keys)} {action.help}"
+            for action in self.keymap.actions
+            for keys in action.keys
+            if keys.startswith(f"{begun} ")
+        )
+
+    def help_lines(self) -> list[str]:
+        """What stands above the table of keys in the help."""
+        return []
+
+    def show_help(self) -> None:
+        """All keys, from the table that dispatches them."""
+        from loratory.tui.screens.overlays import TextScreen  # not for the first paint
+
+        self.app.push_screen(TextScreen("Keys", [*map(plain, self.help_lines()), *key_lines(self.keymap)]))
+
+
+def key_lines(keymap: Keymap) -> list[Content]:
+    """The table of keys, group by group, for reading."""
+    lines: list[Content] = []
+    group = ""
+    for action in keymap.actions:
+        if action.group != group:
+            group = action.group
+            lines += [Content(""), plain(group, "bold $text-accent")]
+        keys = " ".join(shown_keys(keys) for keys in action.keys)
+        if action.id == "palette":
+            keys = "1 to 9, 0"
+        waits = " + letter" if action.takes == "hint" else ""
+        lines.append(Content.assemble((f"  {printable(keys + waits):<18}", "$text-accent"), plain(action.help)))
+    return lines
