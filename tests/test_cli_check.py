@@ -1,16 +1,20 @@
 """`loratory check`: what it prints, what it mends, and its exit codes."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
+from hostile_pictures import BAD, GOOD
 from loratory.cli.check import check
-from loratory.editing.checks.rules import RULES
+from loratory.editing.checks.rules import PICTURE_RULES, RULES
 from loratory.editing.session import open_session
 from loratory.errors import LoratoryError
+from loratory.preparation.desk import Desk
 
 
 @pytest.fixture
@@ -122,7 +126,7 @@ def test_an_encoding_is_mended_though_no_text_changes(dataset: Path) -> None:
     assert b"+foxlora, anthro, caf\xc3\xa9, sitting, solo" in dry.stdout_bytes
     report = found(dataset, "--fix", "caption-encoding")
     assert report == {
-        "rule": "caption-encoding",
+        "rules": ["caption-encoding"],
         "dry_run": False,
         "files": ["10_foxlora/4.txt"],
         "skipped": [],
@@ -182,3 +186,112 @@ def test_the_rules_can_be_listed() -> None:
     lines = run("--list-rules").stdout.splitlines()
     assert [line.split()[0] for line in lines] == list(RULES)
     assert [each["rule"] for each in json.loads(run("--list-rules", "--json").stdout)] == list(RULES)
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    """Ten pictures that are well but for one of each kind of mistake, with captions."""
+    folder = tmp_path / "set" / "10_foxlora"
+    folder.mkdir(parents=True)
+    noise = random.Random(1)
+    for number in range(10):
+        made = Image.effect_noise((64, 64), 90).convert("RGB")
+        made.paste((noise.randrange(256), noise.randrange(256), 90), (8 * (number % 7), 20, 60, 40))
+        made.resize((520, 520)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("foxlora, anthro, solo, side view, sitting")
+    Image.open(folder / "0.png").convert("CMYK").save(folder / "0.tif")
+    clear = Image.open(folder / "1.png").convert("RGBA")
+    clear.paste((255, 0, 0, 0), (0, 0, 300, 300))
+    clear.save(folder / "1.png")
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:2000])
+    Image.open(folder / "3.png").resize((300, 300)).save(folder / "3.png")
+    return tmp_path / "set"
+
+
+def test_pictures_are_looked_at(drawn: Path) -> None:
+    report = found(drawn)
+    by_rule = {each["rule"]: each for each in report["findings"]}
+    assert by_rule["image-unreadable"]["severity"] == "error"
+    assert by_rule["image-unreadable"]["picture"] == "10_foxlora/2.png"
+    assert by_rule["transparent"]["severity"] == "warning"
+    assert by_rule["image-format"]["picture"] == "10_foxlora/0.tif"
+    assert by_rule["low-resolution"]["picture"] == "10_foxlora/3.png"
+    assert {each["rule"] for each in report["findings"]} <= set(RULES)
+    captions_only = {each["rule"] for each in found(drawn, "--no-pictures")["findings"]}
+    assert captions_only.isdisjoint(PICTURE_RULES)
+    assert run(drawn, "--no-pictures").return_value == 0
+
+
+def test_a_query_asks_for_what_is_said_of_pictures(drawn: Path) -> None:
+    report = found(drawn, "--where", "issue:transparent")
+    assert {each["picture"] for each in report["findings"]} == {"10_foxlora/1.png"}
+
+
+def test_pictures_are_mended_and_given_back(drawn: Path) -> None:
+    folder = drawn / "10_foxlora"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    dry = run(drawn, "--fix", "transparent", "--fix", "image-unreadable", "--dry-run")
+    assert "10_foxlora/1.png: background = white" in dry.stdout
+    assert "10_foxlora/2.png: skip = yes" in dry.stdout
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert not (drawn / ".loratory").exists()
+
+    done = run(drawn, "--fix", "transparent", "--fix", "image-unreadable")
+    assert done.return_value == 0
+    assert "1 picture made anew, 1 picture left out" in done.stderr
+    assert "loratory prepare " in done.stderr
+    assert not (folder / "2.png").exists()
+    with Image.open(folder / "1.png") as flat:
+        assert (flat.mode, flat.getpixel((0, 0))) == ("RGB", (255, 255, 255))
+    assert "white background" in (folder / "1.txt").read_text()
+    assert {each["rule"] for each in found(drawn)["findings"]}.isdisjoint({"transparent", "image-unreadable"})
+
+    desk = Desk(drawn)
+    desk.undo()
+    desk.build()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_fixing_all_leaves_what_needs_a_person(drawn: Path) -> None:
+    (drawn / ".loratory").mkdir()
+    (drawn / ".loratory" / "dataset.toml").write_text("[dataset]\nresolution = 256\n")
+    report = found(drawn, "--fix", "all", "--vocabulary", "e621")
+    assert report["rules"] == ["all"]
+    assert report["skipped"] == []
+    left = found(drawn, "--vocabulary", "e621")["findings"]
+    assert not any(fix["automatic"] for each in left for fix in each["fixes"][:1])
+    assert {each["severity"] for each in left} <= {"note"}
+
+
+def test_settings_of_a_training(drawn: Path, tmp_path: Path) -> None:
+    config = tmp_path / "fox.toml"
+    config.write_text(
+        f'model = {{ pretrained_model_name_or_path = "nano" }}\noutput = {{ output_name = "fox" }}\n'
+        f'dataset = {{ train_data_dir = "{drawn}", resolution = 1024, goal = "style" }}\n'
+        "training = { train_batch_size = 2 }\n"
+    )
+    small = found("--config", config, "--rule", "low-resolution")["findings"]
+    assert len(small) == 10  # all but the damaged one, and the tif
+    assert len(found(drawn, "--rule", "low-resolution")["findings"]) == 1
+    assert "50 to 200" in found(drawn, "--config", config, "--rule", "image-count")["findings"][0]["message"]
+
+
+def test_every_hostile_picture_is_a_finding(tmp_path: Path) -> None:
+    folder = tmp_path / "set" / "4_foxlora"
+    folder.mkdir(parents=True)
+    for name, (write, _) in BAD.items():
+        write(folder / name)
+    good = [write(folder / name) for name, write in GOOD.items() if not name.startswith("scans")]
+    before = {path: path.lstat() for path in folder.iterdir()}
+    report = found(tmp_path / "set")
+    told = {each["picture"] for each in report["findings"] if each["rule"] == "image-unreadable"}
+    readable = {path.name for path in good}
+    listed = {path.name for path in before if not path.is_dir() and path.suffix in (".png", ".jpg", ".webp", ".avif")}
+    assert {f"4_foxlora/{name}" for name in listed - readable} <= told
+    assert {path: path.lstat().st_mtime_ns for path in folder.iterdir()} == {
+        path: status.st_mtime_ns for path, status in before.items()
+    }
+    assert all(line.isprintable() for line in run(tmp_path / "set").stdout.splitlines())

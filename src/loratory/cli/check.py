@@ -1,43 +1,56 @@
-"""`loratory check`: what weakens training in the captions of a dataset, and what a trainer would read otherwise."""
+"""`loratory check`: what weakens training in pictures and captions, and what a trainer would read otherwise."""
 
 import dataclasses
 import difflib
-import shlex
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from loratory.cli import output
-from loratory.cli.patch import print_patch
+from loratory.cli.check_fix import Counting, argument, mend
 from loratory.dataset.findings import shown
 from loratory.dataset.listing import pictures, some_names
 from loratory.errors import FAILED, LoratoryError
 
 if TYPE_CHECKING:
+    from loratory.config.schema import Config
     from loratory.editing.checks.context import CheckContext
     from loratory.editing.checks.finding import CaptionFinding
     from loratory.editing.items import Item
     from loratory.editing.session import Session
     from loratory.tags.query import Query
 
-    Check = Callable[[Sequence[Item], CheckContext], list[CaptionFinding]]
-
 _SHOWN_PER_RULE = 10
 # What these rules would change hangs on the site.
 _BY_VOCABULARY = frozenset({"alias", "deprecated", "typo", "wrong-site"})
 _WORST_FIRST = {"error": 0, "warning": 1, "note": 2}
+_ALL = "all"
 
 
 @click.command()
 @click.argument("directory", metavar="DIR", required=False, type=click.Path(path_type=Path))
 @click.option("--rule", "rules", multiple=True, metavar="ID", help="Say all that this rule finds, and no others.")
-@click.option("--where", metavar="QUERY", help="Look at these captions only, and not at the set as a whole.")
+@click.option("--where", metavar="QUERY", help="Look at these pictures only, and not at the set as a whole.")
 @click.option("--vocabulary", type=click.Choice(["e621", "danbooru", "natural"]), help="Check as if it were this.")
-@click.option("--fix", metavar="ID", help="Mend what this rule finds, as one batch that can be undone.")
-@click.option("--dry-run", is_flag=True, help="With --fix: print the change as a patch, and change nothing.")
+@click.option(
+    "--config",
+    "config_path",
+    metavar="CONFIG",
+    type=click.Path(path_type=Path),
+    help="Check by the settings of this training; its pictures, where no DIR is given.",
+)
+@click.option("--no-pictures", is_flag=True, help="Look at the captions only, which is instant.")
+@click.option(
+    "--fix",
+    "fixes",
+    multiple=True,
+    metavar="ID",
+    help="Mend what this rule finds so that it can be undone; “all” is every rule with a certain fix.",
+)
+@click.option("--dry-run", is_flag=True, help="With --fix: print what would change, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--list-rules", is_flag=True, help="Name every rule, and what it looks for.")
 def check(
@@ -45,42 +58,39 @@ def check(
     rules: tuple[str, ...],
     where: str | None,
     vocabulary: Any,
-    fix: str | None,
+    config_path: Path | None,
+    no_pictures: bool,
+    fixes: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
     list_rules: bool,
 ) -> int:
-    """What weakens training in the captions of DIR, and what a trainer would read otherwise than it is written.
+    """What weakens training in the pictures and captions of DIR, and what a trainer would read otherwise than it looks.
 
     Exits with 1 when there are warnings or errors.
     """
     if list_rules:
         _list_rules(as_json)
         return 0
+    config = None if config_path is None else _read_config(config_path)
+    if directory is None and config is not None:
+        directory = config.dataset.train_data_dir
     if directory is None:
         raise click.UsageError("Missing argument 'DIR'.")
-    if dry_run and fix is None:
+    if dry_run and not fixes:
         raise click.UsageError("--dry-run goes with --fix.")
-    for rule in (*rules, *([fix] if fix else [])):
+    for rule in (*rules, *(fix for fix in fixes if fix != _ALL)):
         _known_rule(rule)
 
-    from loratory.editing.session import open_session
     from loratory.tags.query import parse_query
 
     query = None if where is None else parse_query(where)
-    with output.working("checking captions"):
-        session = open_session(directory)
-        if vocabulary is not None:
-            session.settings.vocabulary = vocabulary  # for this time: it is not saved
-        found = _findings(session, query)
-    if fix is not None:
-        if fix in _BY_VOCABULARY and vocabulary is None and session.settings.vocabulary is None:
-            raise LoratoryError(
-                f"Whose tags these are is only guessed ({session.site}), and --fix {fix} goes by that.",
-                hint="Say it: --vocabulary e621 or --vocabulary danbooru.",
-            )
-        mending = [finding for finding in found if finding.rule == fix]
-        return _mend(session, mending, fix, dry_run=dry_run, as_json=as_json)
+    session = _open(directory, vocabulary, config)
+    found, items = _findings(session, query, config, pictures=not no_pictures and _needs_pictures(rules, fixes, query))
+    if fixes:
+        dataset = session.settings.dataset_settings(session.root) if config is None else config.dataset
+        size = dataset.resolution_wh
+        return _mend(session, items, found, fixes, vocabulary, size, dry_run=dry_run, as_json=as_json)
     found = [finding for finding in found if not rules or finding.rule in rules]
     if as_json:
         output.data_json({"vocabulary": session.site, "captions": len(session.items), "findings": _as_json(found)})
@@ -90,55 +100,109 @@ def check(
     return FAILED if any(finding.severity != "note" for finding in found) else 0
 
 
-def _findings(session: "Session", query: "Query | None") -> "list[CaptionFinding]":
-    """All findings, or with a query those about the captions that it matches."""
+def _read_config(path: Path) -> "Config":
+    from loratory.config.load import load_config
+
+    return load_config(path)
+
+
+def _open(directory: Path, vocabulary: Any, config: "Config | None") -> "Session":
+    """The dataset with its settings as they are to be for this time: none of them is saved."""
+    from loratory.editing.session import open_session
+
+    with output.working("reading captions"):
+        session = open_session(directory)
+    settings = session.settings
+    if config is not None:
+        extension = settings.caption_extension
+        settings.caption = config.caption.model_dump(exclude_defaults=True)
+        settings.goal = config.dataset.goal
+        settings.train_batch_size = config.training.train_batch_size
+        if "vocabulary" in config.dataset.model_fields_set:
+            settings.vocabulary = config.dataset.vocabulary
+        if settings.caption_extension != extension:
+            session.rescan()
+    if vocabulary is not None:
+        settings.vocabulary = vocabulary
+    return session
+
+
+def _needs_pictures(rules: Sequence[str], fixes: Sequence[str], query: "Query | None") -> bool:
+    """Whether what is asked for takes a look at the pictures."""
+    from loratory.editing.checks.rules import PICTURE_RULES
+
+    asked = (*rules, *fixes)
+    asks_for_issues = query is not None and not query.needs.isdisjoint(("issue", "duplicate"))
+    return not asked or asks_for_issues or _ALL in asked or any(rule in PICTURE_RULES for rule in asked)
+
+
+def _findings(
+    session: "Session", query: "Query | None", config: "Config | None", *, pictures: bool
+) -> "tuple[list[CaptionFinding], list[Item]]":
+    """All findings, or with a query those about the pictures that it matches; the pictures that they may be about."""
     from loratory.editing.checks.caption import check_caption, issues
     from loratory.editing.checks.context import session_context
     from loratory.editing.checks.dataset_wide import check_set
 
-    def check_each(items: "Sequence[Item]", context: "CheckContext") -> "list[CaptionFinding]":
-        return [finding for item in items for finding in check_caption(item, context)]
-
-    # What is said of a folder holds for the whole of it, not for those that a query picks.
-    checks: tuple[Check, ...] = (check_each, check_set) if query is None else (check_each,)
-    context = session_context(session)
+    with output.working("checking captions"):
+        context = session_context(session)
+    found: list[CaptionFinding] = []
+    others: list[Item] = []
+    if pictures:
+        found, others = _of_pictures(session, context, config)
     session.facts.issues_of = lambda item: issues(item, context)
     items = session.find(query)
-    return [finding for run in checks for finding in run(items, context)]
-
-
-def _mend(session: "Session", found: "Sequence[CaptionFinding]", rule: str, *, dry_run: bool, as_json: bool) -> int:
-    from loratory.editing.checks.fixing import plan_fixes
-
-    plan = plan_fixes(session, found, f"fix the findings of “{rule}”")
-    left = sum(finding.automatic_fix is None for finding in found)
-    if dry_run:
-        changed, skipped = plan.changes, plan.refused
-        if not as_json:
-            print_patch(changed, session.directory)
+    if query is not None:
+        picked = {item.name for item in items}
+        found = [finding for finding in found if finding.item in picked]
     else:
-        outcome = session.commit(plan)
-        session.settle(outcome)
-        changed, skipped = outcome.written, outcome.skipped
-    if as_json:
-        output.data_json(
-            {
-                "rule": rule,
-                "dry_run": dry_run,
-                "files": [_name(session, change.path) for change in changed],
-                "skipped": [{"file": _name(session, path), "why": why} for path, why in skipped],
-                "left": left,
-            }
+        # What is said of a folder holds for the whole of it, not for those that a query picks.
+        found += check_set(items, context)
+    said_of_captions = [finding for item in items for finding in check_caption(item, context)]
+    return [*said_of_captions, *found], [*session.items, *others]
+
+
+def _of_pictures(
+    session: "Session", captions: "CheckContext", config: "Config | None"
+) -> "tuple[list[CaptionFinding], list[Item]]":
+    """What is said of pictures and folders, and the pictures that no trainer reads."""
+    from loratory.editing.checks.looking import check_session_pictures, look_at_pictures
+
+    dataset = None if config is None else config.dataset
+    with Counting("looking at pictures") as counting:
+        looked = look_at_pictures(session, captions, dataset, progress=counting.at)
+    with output.working("comparing pictures"):
+        found = check_session_pictures(session, looked)
+    return found, [picture.item for picture in looked.pictures]
+
+
+def _mend(
+    session: "Session",
+    items: "Sequence[Item]",
+    found: "Sequence[CaptionFinding]",
+    fixes: Sequence[str],
+    vocabulary: Any,
+    resolution: tuple[int, int],
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    is_guessed = vocabulary is None and session.settings.vocabulary is None
+    wanted = frozenset(fixes)
+    if is_guessed and wanted & _BY_VOCABULARY:
+        rule = next(rule for rule in fixes if rule in _BY_VOCABULARY)
+        raise LoratoryError(
+            f"Whose tags these are is only guessed ({session.site}), and --fix {rule} goes by that.",
+            hint="Say it: --vocabulary e621 or --vocabulary danbooru.",
         )
-    files = "1 caption" if len(changed) == 1 else f"{len(changed)} captions"
-    output.say(f"{rule}: {files} {'would change' if dry_run else 'changed'}.")
-    if changed and not dry_run:
-        output.say(f"`loratory tag undo {_argument(session)}` takes it back.")
-    if left:
-        output.say(f"{left} of {len(found)} findings need a person: there is no fix that is certain.")
-    for path, why in skipped:
-        output.say(output.one_line(f"{shown(_name(session, path))}: left alone: {why}"))
-    return FAILED if skipped else 0
+    if _ALL in wanted:
+        left_out = _BY_VOCABULARY if is_guessed else frozenset[str]()
+        mending = [finding for finding in found if finding.automatic_fix and finding.rule not in left_out]
+        if any(finding.automatic_fix and finding.rule in left_out for finding in found):
+            output.say(f"{', '.join(sorted(left_out))} are left out: say whose tags these are with --vocabulary.")
+    else:
+        mending = [finding for finding in found if finding.rule in wanted]
+    return mend(session, items, mending, fixes, resolution, dry_run=dry_run, as_json=as_json)
 
 
 def _print(found: "Sequence[CaptionFinding]", *, everything: bool) -> None:
@@ -175,7 +239,7 @@ def _sum_up(session: "Session", found: "Sequence[CaptionFinding]", *, picked: bo
         for severity in ("error", "warning", "note")
         if counts[severity]
     ]
-    looked_at = "the captions that match" if picked else pictures(len(session.items))
+    looked_at = "the pictures that match" if picked else pictures(len(session.items))
     output.say(f"{', '.join(said) or 'Nothing found'} in {looked_at}, by the vocabulary of {session.site}.")
     if not session.vocabulary.known() and session.site != "natural":
         output.say(f"Only its starter pack is known; `loratory vocab fetch {session.site}` imports the full list.")
@@ -183,7 +247,7 @@ def _sum_up(session: "Session", found: "Sequence[CaptionFinding]", *, picked: bo
     if mendable:
         rule, count = mendable.most_common(1)[0]
         output.say(
-            f"`loratory check {_argument(session)} --fix {rule} --dry-run` shows how {count} of them can be mended."
+            f"`loratory check {argument(session)} --fix {rule} --dry-run` shows how {count} of them can be mended."
         )
 
 
@@ -200,16 +264,6 @@ def _as_json(found: "Sequence[CaptionFinding]") -> list[dict[str, Any]]:
         }
         for finding in found
     ]
-
-
-def _name(session: "Session", path: Path) -> str:
-    """The path as seen from DIR."""
-    return path.relative_to(session.directory).as_posix()
-
-
-def _argument(session: "Session") -> str:
-    """The dataset as it can be typed."""
-    return shlex.quote(str(session.directory))
 
 
 def _known_rule(rule: str) -> None:

@@ -19,8 +19,11 @@ from loratory.errors import FAILED, WRONG_USE, LoratoryError
 
 # verb -> module, and the line it has in --help: the modules are imported only when used.
 VERBS = {
+    "prepare": "Make a training folder from original pictures.",
     "tag": "Edit captions from the command line; undo any change.",
     "check": "What weakens training in captions, and what a trainer would misread.",
+    "stats": "Counts, pairs of tags, exposure, buckets, sizes and leanings of a set.",
+    "balance": "Repeats that give each concept an equal share; rename the folders.",
     "vocab": "What is known of tags: categories, other names, implications; import more.",
     "demo": "Train on the embedded model and pictures, and draw before and after.",
     "plan": "What a config would train, for how long, and what it needs.",

@@ -22,18 +22,25 @@ class Listing:
 
 
 def list_folder(directory: Path) -> Listing:
-    """Lists a directory once. A picture's name that is a folder counts as a folder; a dangling link as a
-    picture."""
+    """Lists a directory once. A picture's name that is a folder counts as a folder; a link that leads nowhere, or to
+    itself, as a picture."""
     listing = Listing()
     with os.scandir(directory) as entries:
         for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
-            if entry.is_dir():
+            if _is_folder(entry):
                 listing.directories.append(entry)
                 continue
             listing.names.append(entry.name)
             if extension(entry.name) in IMAGE_EXTENSIONS:
                 listing.images.append(entry)
     return listing
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def count_images(directory: os.DirEntry[str]) -> int:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +12,17 @@ from loratory.tags.text import Line, parse, render
 
 if TYPE_CHECKING:
     from loratory.editing.session import Session
+    from loratory.imaging.facts import PictureFacts
 
 _CHUNK_BYTES = 1 << 20
 
 
 class FactBook:
-    """The facts of a session's pictures. Pictures are read once, and again when their files change."""
+    """The facts of a session's pictures. Pictures are read once, and again when their files change.
+
+    pictures: what one look at each told, by the item's name; empty until `learn` is told, as decoding takes time.
+    picture_issues: the ids of what is to be said of each picture, by the item's name, beside those of its caption.
+    """
 
     def __init__(self, session: "Session") -> None:
         self._session = session
@@ -25,6 +30,8 @@ class FactBook:
         self._tokens: dict[str, int] = {}
         self._sizes: dict[str, tuple[object, tuple[int, int]]] = {}
         self.issues_of: Callable[[Item], frozenset[str]] = lambda item: frozenset()
+        self.pictures: dict[str, PictureFacts] = {}
+        self.picture_issues: Mapping[str, frozenset[str]] = {}
 
     def of(self, item: Item) -> "ItemFacts":
         facts = self._facts.get(item.name)
@@ -54,9 +61,15 @@ class FactBook:
         self._sizes[item.name] = (stamp, size)
         return size
 
+    def learn(self, pictures: "Mapping[str, PictureFacts]") -> None:
+        """Takes over what one look at pictures told, by the item's name. Any thread may call it."""
+        self.pictures = {**self.pictures, **pictures}
+        self.__dict__.pop("_duplicates", None)
+
     def forget(self) -> None:
-        """Forgets which pictures are the same: the list of them has changed."""
+        """Forgets which pictures are the same and what they look like: the list of them has changed."""
         self._facts.clear()
+        self.pictures, self.picture_issues = {}, {}
         self.__dict__.pop("_duplicates", None)
 
     def known_tokens(self, item: Item) -> int | None:
@@ -69,7 +82,8 @@ class FactBook:
         return None if kept is None else kept[1]
 
     def is_duplicate(self, item: Item) -> bool:
-        """Whether another picture of the session has the same bytes."""
+        """Whether another picture of the session has the same bytes, or looks nearly the same as far as pictures were
+        looked at."""
         return item.name in self._duplicates
 
     @cached_property
@@ -90,7 +104,8 @@ class FactBook:
         for same_size in by_size.values():
             for item in same_size if len(same_size) > 1 else ():
                 by_content[_digest(item.image)].append(item.name)
-        return frozenset(name for digest, names in by_content.items() if digest and len(names) > 1 for name in names)
+        same = {name for digest, names in by_content.items() if digest and len(names) > 1 for name in names}
+        return frozenset(same | _nearly_same(self.pictures))
 
 
 class ItemFacts:
@@ -136,7 +151,7 @@ class ItemFacts:
 
     @property
     def issues(self) -> frozenset[str]:
-        return self._book.issues_of(self.item)
+        return self._book.issues_of(self.item) | self._book.picture_issues.get(self.item.name, frozenset())
 
 
 def trained_line(item: Item) -> str:
@@ -145,10 +160,21 @@ def trained_line(item: Item) -> str:
     return "" if line is None else render([Line(line.parts, "")]).strip()
 
 
+def _nearly_same(pictures: "Mapping[str, PictureFacts]") -> set[str]:
+    """The names of pictures that look nearly as another one does, mirrored or not."""
+    from loratory.imaging.similarity import near_duplicates
+
+    names = [name for name, facts in pictures.items() if not facts.problem]
+    groups = near_duplicates([pictures[name] for name in names]) if names else []
+    return {names[index] for group in groups for index in group.members}
+
+
 def _digest(path: Path) -> str:
     """A digest of a file's bytes, "" where it cannot be read."""
     digest = hashlib.blake2b(digest_size=16)
     try:
+        if not path.is_file():  # a named pipe would wait for somebody to write into it
+            return ""
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from loratory.dataset.listing import parse_folder_name
+from loratory.dataset.renaming import recover_renaming
 from loratory.editing.facts import FactBook
 from loratory.editing.items import Item, find_items
 from loratory.editing.settings import (
@@ -57,6 +58,7 @@ class Session:
     def __init__(self, directory: Path) -> None:
         """Lists the pictures; each caption is read when it is first needed.
 
+        completed_renaming: the renaming of folders that was cut short and is now completed, to be told; None for none.
         Raises LoratoryError for a folder that cannot be used.
         """
         if not directory.exists():
@@ -65,6 +67,7 @@ class Session:
             raise LoratoryError(f"{directory} is not a folder.", hint="Give the folder that holds the pictures.")
         self.directory = directory.resolve()
         self.root = find_root(self.directory)
+        self.completed_renaming = recover_renaming(self.root)
         self.settings = read_settings(self.root)
         self.marks: Marks = read_marks(self.root)
         self.journal = Journal(self.root)

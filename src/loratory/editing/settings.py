@@ -19,13 +19,28 @@ from loratory.tags.text import key
 from loratory.tags.vocabulary.model import SITES, Site
 
 if TYPE_CHECKING:
-    from loratory.config.schema import CaptionSettings
+    from pydantic import BaseModel
+
+    from loratory.config.schema import CaptionSettings, DatasetSettings
 
 GOALS = ("character", "concept", "clothing", "style")
 PALETTE_SLOTS = 10
 FOLDER = ".loratory"
 
-_HEADER = "# How Loratory treats this dataset's captions. docs/tagging.md tells what each line means.\n"
+# The keys of `[dataset]` in a configuration that findings about pictures go by.
+DATASET_KEYS = (
+    "resolution",
+    "enable_bucket",
+    "min_bucket_reso",
+    "max_bucket_reso",
+    "bucket_reso_steps",
+    "bucket_no_upscale",
+    "flip_aug",
+    "asymmetric",
+    "reg_data_dir",
+)
+
+_HEADER = "# How Loratory treats this dataset. docs/tagging.md tells what each line means.\n"
 
 
 @dataclass
@@ -34,7 +49,8 @@ class TaggingSettings:
 
     vocabulary: None until it is chosen. goal: what is learnt. palette: up to ten tags, slot 1 first; "" is a free slot.
     kept: rule id -> tags that the rule leaves alone in this dataset. caption: settings of `[caption]` by which the
-    simulator and the findings read captions as the trainer will.
+    simulator and the findings read captions as the trainer will. dataset: settings of `[dataset]`, those of
+    `DATASET_KEYS`, and train_batch_size that of `[training]`, by which pictures are judged.
     """
 
     vocabulary: Site | None = None
@@ -42,6 +58,8 @@ class TaggingSettings:
     palette: list[str] = field(default_factory=list[str])
     kept: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     caption: dict[str, Any] = field(default_factory=dict[str, Any])
+    dataset: dict[str, Any] = field(default_factory=dict[str, Any])
+    train_batch_size: int = 1
 
     @property
     def caption_extension(self) -> str:
@@ -52,6 +70,13 @@ class TaggingSettings:
         from loratory.config.schema import CaptionSettings  # pydantic takes a tenth of a second to import
 
         return CaptionSettings.model_validate(self.caption)
+
+    def dataset_settings(self, root: Path) -> "DatasetSettings":
+        """`dataset` as the typed settings that training uses, with the pictures in `root`, where relative paths
+        begin."""
+        from loratory.config.schema import DatasetSettings
+
+        return DatasetSettings.model_validate(_trained_from(self.dataset, root) | {"goal": self.goal})
 
     def kept_keys(self) -> dict[str, frozenset[str]]:
         """The kept tags of each rule by their comparison keys."""
@@ -73,7 +98,7 @@ def read_settings(root: Path) -> TaggingSettings:
     if not path.exists():
         return TaggingSettings()
     document = read_toml(path)
-    known = ("vocabulary", "goal", "palette", "kept", "caption")
+    known = ("vocabulary", "goal", "palette", "kept", "caption", "dataset", "train_batch_size")
     for name in document:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -88,8 +113,12 @@ def read_settings(root: Path) -> TaggingSettings:
     kept = _table(document.get("kept", {}), "kept", path)
     settings.kept = {rule: _texts(tags, f"kept.{rule}", path) for rule, tags in kept.items()}
     settings.caption = _table(document.get("caption", {}), "caption", path)
-    if settings.caption:
-        _check_caption(settings.caption, path)
+    settings.dataset = _table(document.get("dataset", {}), "dataset", path)
+    if settings.caption or settings.dataset:
+        _check_tables(settings, root, path)
+    settings.train_batch_size = document.get("train_batch_size", 1)
+    if type(settings.train_batch_size) is not int or settings.train_batch_size < 1:
+        raise LoratoryError(f"{path}: train_batch_size is {settings.train_batch_size!r}; it is a number from 1 on.")
     return settings
 
 
@@ -106,8 +135,12 @@ def write_settings(root: Path, settings: TaggingSettings) -> None:
         document["palette"] = settings.palette
     if settings.kept:
         document["kept"] = settings.kept
+    if settings.train_batch_size != 1:
+        document["train_batch_size"] = settings.train_batch_size
     if settings.caption:
         document["caption"] = settings.caption
+    if settings.dataset:
+        document["dataset"] = settings.dataset
     (root / FOLDER).mkdir(exist_ok=True)
     write_text(root / FOLDER / "dataset.toml", _HEADER + tomli_w.dumps(document))
 
@@ -153,18 +186,37 @@ def write_marks(root: Path, marks: Marks) -> None:
     write_text(root / FOLDER / "marks.json", json.dumps(document, indent=1) + "\n")
 
 
-def _check_caption(caption: Mapping[str, Any], path: Path) -> None:
+def _check_tables(settings: TaggingSettings, root: Path, path: Path) -> None:
+    from loratory.config.schema import CaptionSettings, DatasetSettings
+
+    _check_table("caption", CaptionSettings, settings.caption, path)
+    for name in settings.dataset:
+        if name not in DATASET_KEYS:
+            near = difflib.get_close_matches(name, DATASET_KEYS, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(DATASET_KEYS)}."
+            raise LoratoryError(f"{path}: dataset.{name} is nothing that findings go by.", hint=hint)
+    _check_table("dataset", DatasetSettings, _trained_from(settings.dataset, root), path)
+
+
+def _check_table(table: str, model: "type[BaseModel]", values: Mapping[str, Any], path: Path) -> None:
     from pydantic import ValidationError
 
-    from loratory.config.schema import CaptionSettings
-
     try:
-        CaptionSettings.model_validate(dict(caption))
+        model.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = f"{path}: caption.{where}: {first['msg']}."
-        raise LoratoryError(message, hint="docs/settings.md lists the keys of [caption].") from error
+        where = ".".join([table, *(str(part) for part in first["loc"])])
+        message = f"{path}: {where}: {first['msg']}."
+        raise LoratoryError(message, hint=f"docs/settings.md lists the keys of [{table}].") from error
+
+
+def _trained_from(dataset: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """Settings of `[dataset]` with the folder they are about."""
+    values: dict[str, Any] = {**dataset, "train_data_dir": str(root)}
+    reg_dir = dataset.get("reg_data_dir")
+    if isinstance(reg_dir, str) and reg_dir.strip():
+        values["reg_data_dir"] = str(root / Path(reg_dir).expanduser())
+    return values
 
 
 def _choice(document: Mapping[str, Any], name: str, choices: tuple[str, ...], path: Path) -> str | None:

@@ -2,7 +2,6 @@
 bucket."""
 
 import io
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -12,28 +11,15 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageCms
 
 from loratory.errors import LoratoryError
+from loratory.imaging.opening import DAMAGED, opened
+from loratory.imaging.opening import UnreadablePicture as UnreadablePicture  # its usual place for others
 
 # What a folder for training may hold. Others that Pillow knows are not tried, whatever a file's name says:
 # some start outside programs (EPS), and none is a picture people train on. GIF is read because it hides
 # behind .webp.
 READABLE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF", "GIF")
 
-# Pillow's decoders leak these on damaged files.
-_DAMAGED = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
-
-_UPRIGHT = {
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -52,14 +38,6 @@ _RESAMPLING = {
 }
 
 
-class UnreadablePicture(LoratoryError):
-    """A picture that cannot be opened or decoded; `reason` is the clause after the file's name."""
-
-    def __init__(self, path: Path, error: BaseException) -> None:
-        self.reason = _why(path, error)
-        super().__init__(f"{path}: {self.reason}", hint="Replace the file or remove it from the folder.")
-
-
 class Crop(Protocol):
     """The part of a bucket placement that cutting pixels needs; all (width, height) or (left, top) in px."""
 
@@ -76,12 +54,9 @@ def picture_size(path: Path) -> tuple[int, int]:
 
     Orientation comes from the EXIF or XMP data before the pixels, as in `open_rgb`. Raises UnreadablePicture.
     """
-    try:
-        with Image.open(path, formats=READABLE_FORMATS) as image:
-            width, height = image.size
-            return (height, width) if _orientation(image) >= 5 else (width, height)
-    except _DAMAGED as error:
-        raise UnreadablePicture(path, error) from error
+    with opened(path, READABLE_FORMATS) as image:
+        width, height = image.size
+        return (height, width) if stored_orientation(image) >= 5 else (width, height)
 
 
 def open_rgb(path: Path, background: Sequence[int] = (255, 255, 255)) -> Image.Image:
@@ -91,20 +66,17 @@ def open_rgb(path: Path, background: Sequence[int] = (255, 255, 255)) -> Image.I
     ones ignored. 16-bit grey is scaled to 8 bits. Of an animation it is the first frame. Raises
     UnreadablePicture.
     """
-    try:
-        with Image.open(path, formats=READABLE_FORMATS) as image:
-            # Asked before the pixels are loaded, so that it agrees with `picture_size`: PNG may carry more
-            # after them.
-            orientation = _orientation(image)
-            image.load()
-            alpha = _alpha(image)
-            picture = _to_srgb(image)
-    except _DAMAGED as error:
-        raise UnreadablePicture(path, error) from error
+    with opened(path, READABLE_FORMATS) as image:
+        # Asked before the pixels are loaded, so that it agrees with `picture_size`: PNG may carry more
+        # after them.
+        orientation = stored_orientation(image)
+        image.load()
+        alpha = opacity_of(image)
+        picture = to_srgb(image)
     if alpha is not None:
         ground = Image.new("RGB", picture.size, (background[0], background[1], background[2]))
         picture = Image.composite(picture, ground, alpha)
-    turn = _UPRIGHT.get(orientation)
+    turn = UPRIGHT.get(orientation)
     return picture if turn is None else picture.transpose(turn)
 
 
@@ -115,16 +87,13 @@ def training_mask(path: Path, placement: Crop, *, alpha: bool) -> npt.NDArray[np
     of its training picture. Averaged over the 8x8 px that one latent stands for. Raises UnreadablePicture.
     """
     if alpha:
-        try:
-            with Image.open(path, formats=READABLE_FORMATS) as image:
-                orientation = _orientation(image)
-                image.load()
-                opacity = _alpha(image)
-        except _DAMAGED as error:
-            raise UnreadablePicture(path, error) from error
+        with opened(path, READABLE_FORMATS) as image:
+            orientation = stored_orientation(image)
+            image.load()
+            opacity = opacity_of(image)
         if opacity is None:
             return None
-        turn = _UPRIGHT.get(orientation)
+        turn = UPRIGHT.get(orientation)
         mask = opacity if turn is None else opacity.transpose(turn)
     else:
         mask = open_rgb(path).getchannel("R")
@@ -211,18 +180,18 @@ def _sum_areas(
     return result
 
 
-def _orientation(image: Image.Image) -> int:
+def stored_orientation(image: Image.Image) -> int:
     """EXIF orientation 1 to 8 of a picture whose pixels were not loaded yet; 1 where there is none or it is
     damaged."""
     try:
         # Not `image.getexif()`: for PNG that decodes all pixels in search of more.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-    except _DAMAGED:
+    except DAMAGED:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _alpha(image: Image.Image) -> Image.Image | None:
+def opacity_of(image: Image.Image) -> Image.Image | None:
     """The opacity of a loaded picture as mode "L"; None when every pixel is opaque."""
     if not image.has_transparency_data:
         return None
@@ -233,7 +202,7 @@ def _alpha(image: Image.Image) -> Image.Image | None:
     return None if alpha.getextrema() == (255, 255) else alpha
 
 
-def _to_srgb(image: Image.Image) -> Image.Image:
+def to_srgb(image: Image.Image) -> Image.Image:
     """The colours of a loaded picture as sRGB, mode "RGB", transparency left out."""
     if image.mode.startswith("I"):
         levels = np.asarray(image).clip(0, 65535)
@@ -245,7 +214,23 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     else:
         # By way of RGBA: straight to RGB, a palette with transparency warns.
         colours = image.convert("RGBA").convert("RGB") if image.has_transparency_data else image.convert("RGB")
-    return _apply_profile(colours, image.info.get("icc_profile")).convert("RGB")
+    converted = _apply_profile(colours, image.info.get("icc_profile"))
+    return converted if converted.mode == "RGB" else converted.convert("RGB")  # which would copy it once more
+
+
+def has_foreign_profile(profile: object) -> bool:
+    """Whether an ICC profile can be read and is of other colours than sRGB."""
+    if not isinstance(profile, bytes) or not profile:
+        return False
+    try:
+        return not _is_srgb(ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return False
+
+
+def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
+    # Colours that are sRGB already must come through bit for bit, which a transform does not promise.
+    return ImageCms.getProfileDescription(profile).strip() in ("sRGB", "sRGB built-in", "sRGB IEC61966-2.1")
 
 
 def _apply_profile(colours: Image.Image, profile: object) -> Image.Image:
@@ -255,25 +240,9 @@ def _apply_profile(colours: Image.Image, profile: object) -> Image.Image:
         return colours
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        # Colours that are sRGB already must come through bit for bit, which a transform does not promise.
-        if ImageCms.getProfileDescription(source).strip() in ("sRGB", "sRGB built-in", "sRGB IEC61966-2.1"):
+        if _is_srgb(source):
             return colours
         converted = ImageCms.profileToProfile(colours, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return colours
     return colours if converted is None else converted
-
-
-def _why(path: Path, error: BaseException) -> str:
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return "has far more pixels than a picture for training: refused as a decompression bomb"
-    if isinstance(error, OSError) and error.errno is not None:
-        return f"cannot be opened ({error.strerror})"
-    try:
-        if path.stat().st_size == 0:
-            return "the file is empty (0 bytes)"
-    except OSError:
-        pass
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not a PNG, JPEG, WebP, BMP or AVIF picture, or its header is damaged"
-    return f"the picture is damaged ({error})"

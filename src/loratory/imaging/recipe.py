@@ -1,7 +1,11 @@
 """What is done to one picture on its way from the original to the training folder: a value, without any pixels."""
 
 from dataclasses import dataclass
+from difflib import get_close_matches
+from string import hexdigits
 from typing import Literal
+
+from loratory.errors import LoratoryError
 
 # left, top, right, bottom in px of the upright original; right and bottom are outside, as in Pillow.
 Box = tuple[int, int, int, int]
@@ -76,3 +80,17 @@ class Defaults:
 
 # For pictures that lie in a training folder already: nothing happens to them but what their recipe says.
 AS_THEY_ARE = Defaults(max_side_px=0, upscale="never", format="keep")
+
+
+def background_colour(background: str) -> tuple[int, int, int]:
+    """(red, green, blue) of a name of `BACKGROUNDS` or "#rrggbb". Raises LoratoryError."""
+    if background in BACKGROUNDS:
+        return BACKGROUNDS[background]
+    digits = background[1:]
+    if background.startswith("#") and len(digits) == 6 and all(digit in hexdigits for digit in digits):
+        return int(digits[:2], 16), int(digits[2:4], 16), int(digits[4:], 16)
+    near = get_close_matches(background, BACKGROUNDS, 1)
+    raise LoratoryError(
+        f"{background!r} is no background." + (f" Did you mean {near[0]!r}?" if near else ""),
+        hint=f'A background is {", ".join(BACKGROUNDS)}, or a colour as "#rrggbb".',
+    )

@@ -24,6 +24,7 @@ from loratory.tags.files import (
     write_changes,
 )
 from loratory.tags.journal_log import End, Entry, JournalLog, Record
+from loratory.tags.rename_log import RENAMES, RenameLog
 
 Progress = Callable[[int, int], None]
 
@@ -75,6 +76,7 @@ class Journal:
         self.root = root.absolute()
         self._lock = self.root / _FOLDER / "lock"
         self._log = JournalLog(self.root / _FOLDER / "journal.jsonl")
+        self._renames = RenameLog(self.root / _FOLDER / RENAMES)
 
     def commit(self, label: str, changes: Sequence[Change], *, progress: Progress | None = None) -> Outcome:
         """Writes the changes, each of another file, as one batch.
@@ -250,6 +252,11 @@ class Journal:
             )
 
     def _refuse_pending(self) -> None:
+        if self._renames.pending() is not None:
+            raise LoratoryError(
+                f"A renaming of folders in {self.root} was cut short: some have their new names, some have not.",
+                hint=f"`loratory balance {self.root}` completes it.",
+            )
         record = self._log.open_record()
         if record is not None:
             raise LoratoryError(
@@ -297,7 +304,11 @@ class Journal:
         return self._name(change.path), change.before, change.after
 
     def _all_of(self, record: Record) -> list[Change]:
-        return [Change(self.root / name, before, after) for name, before, after in self._log.entries(record)]
+        entries = self._log.entries(record)
+        # Folders may have been renamed since: the batch's files lie where they are now.
+        names = self._renames.translated((name for name, _, _ in entries), record.id)
+        pairs = zip(names, entries, strict=True)
+        return [Change(self.root / name, before, after) for name, (_, before, after) in pairs]
 
 
 def _batch(record: Record) -> Batch:

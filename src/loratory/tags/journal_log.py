@@ -110,7 +110,7 @@ class JournalLog:
             if self.path.exists() and self.path.stat().st_size > self._end:
                 tail = self._read_span((self._end, self.path.stat().st_size - self._end)).rstrip(b"\0")
                 with self.path.open("r+b") as file:
-                    if _header(tail, self.path) is not None:  # whole, its newline lost in a text editor
+                    if decode_line(tail, self.path) is not None:  # whole, its newline lost in a text editor
                         file.seek(self._end)
                         file.write(tail + b"\n")
                         file.truncate()
@@ -189,7 +189,7 @@ class JournalLog:
             raise LoratoryError(f"{self.path} cannot be read ({error.strerror}).", exit_code=FAILED) from error
 
     def _take(self, line: bytes, offset: int) -> None:
-        header = _header(line[:-1], self.path)
+        header = decode_line(line[:-1], self.path)
         try:
             if header is None:
                 raise ValueError
@@ -237,7 +237,7 @@ class JournalLog:
 
     def _payload(self, span: tuple[int, int]) -> list[list[Any]]:
         line = self._read_span(span)
-        if _header(line[:-1], self.path) is None:
+        if decode_line(line[:-1], self.path) is None:
             raise ValueError("not what was indexed: another program changed the file")
         return json.loads(line)["changes"]
 
@@ -260,8 +260,8 @@ def encode_line(body: Mapping[str, Any]) -> bytes:
     return b'{"v":%d,"crc":"%08x",' % (VERSION, zlib.crc32(rest)) + rest + b"\n"
 
 
-def _header(line: bytes, path: Path) -> dict[str, Any] | None:
-    """A line (without its newline) parsed up to its payload; None for a damaged one.
+def decode_line(line: bytes, path: Path) -> dict[str, Any] | None:
+    """A line of the log at `path` (without its newline) parsed up to its payload; None for a damaged one.
 
     Raises LoratoryError for one that a newer version wrote.
     """

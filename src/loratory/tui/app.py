@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -119,12 +119,28 @@ class LoratoryApp(App[None]):
             pane = self.panes[name] = self._make_pane(name)
             self.add_mode(name, lambda: pane)
         self.switch_mode(name)
-        pane.arrive(at)
+        pane.come(at)
 
     def show_pictures(self, label: str, names: Collection[str]) -> None:
         """Shows some pictures, by their names, in the tag editor; `label` says which they are."""
         self.switch_mode("tags")
         self.editor_screen.show_only(label, names)
+
+    def rename(self, work: Callable[[], object], done: str) -> None:
+        """Renames folders once all captions are written, and has every pane look at them anew; `done` tells of it."""
+        from loratory.tui.editor import Told
+
+        def renamed(result: object) -> None:
+            told = Told.of(result) if isinstance(result, LoratoryError) else Told(done)
+            self.editor_screen.look_anew()
+            for pane in self.panes.values():
+                pane.renamed(told)
+
+        self.editor_screen.writer.put(work, renamed)
+
+    def reload(self) -> None:
+        """Looks for pictures that came or went."""
+        self.editor_screen.reload()
 
     def _make_pane(self, name: str) -> "Pane":
         kind = getattr(importlib.import_module(f"loratory.tui.{name}.screen"), f"{name.capitalize()}Screen")

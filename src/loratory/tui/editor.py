@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from loratory.editing.checks.finding import CaptionFinding, Fix
+from loratory.editing.checks.finding import CaptionFinding, Fix, RecipeFix
 from loratory.editing.checks.fixing import plan_fixes
 from loratory.editing.items import Item
 from loratory.editing.session import Plan, Session
@@ -272,7 +272,10 @@ class Editor:
         return [other for other in found if other.rule == finding.rule and [key(t) for t in other.tags[:1]] == wanted]
 
     def apply_fix(self, fix: Fix, targets: Sequence[Item]) -> None:
-        """Applies a fix to `targets`, or to the whole set where that is what it is for."""
+        """Applies a fix to `targets`, or to the whole set where that is what it is for; pictures stay as they are."""
+        if isinstance(fix.edit, RecipeFix):
+            self.tell(Told(f"“{fix.label}” changes the picture: `loratory check --fix` does it, or the pane Prepare"))
+            return
         self.apply(fix.edit, list(self.session.items) if fix.scope == "dataset" else targets)
 
     def _journal_job(self, done: str, work: Callable[[], Outcome]) -> None:

@@ -32,6 +32,14 @@ class Panes(Protocol):
         """Shows some pictures, by their names, in the tag editor; `label` says which they are."""
         ...
 
+    def rename(self, work: Callable[[], object], done: str) -> None:
+        """Renames folders once all captions are written, and has every pane look at them anew; `done` tells of it."""
+        ...
+
+    def reload(self) -> None:
+        """Looks for pictures that came or went."""
+        ...
+
     def leave(self) -> None:
         """Ends the program in good order."""
         ...
@@ -62,6 +70,8 @@ class Pane(Screen[None]):
         self._typed: list[str] = []
         self._told = Told("")
         self._answered: Callable[[str], object] | None = None
+        self._at: str | None = None
+        self._has_begun = False
 
     # --- what a pane is ---
 
@@ -78,11 +88,15 @@ class Pane(Screen[None]):
         raise NotImplementedError
 
     def arrive(self, at: str | None) -> None:
-        """Another pane led here; `at` is the name of the picture it stood at."""
+        """The pane comes to the front; `at` is the name of the picture that the last one stood at."""
 
     def place(self) -> str | None:
         """The name of the picture this pane stands at."""
         return None
+
+    def renamed(self, told: Told) -> None:
+        """Folders of the dataset have other names now, or could not get them, as `told` says."""
+        self.tell(told)
 
     def legal_keys(self) -> str:
         """What can be typed now, where it is not any action; "" otherwise."""
@@ -108,17 +122,27 @@ class Pane(Screen[None]):
     def on_mount(self) -> None:
         self.query_one(Prompt).display = False
         self.begin()
+        self._has_begun = True
+        self.arrive(self._at)
         self.look()
+
+    def come(self, at: str | None) -> None:
+        """Another pane leads here, from the picture of that name."""
+        self._at = at
+        if self._has_begun:
+            self.arrive(at)
+            self.look()
 
     def begin(self) -> None:
         """The widgets are there: what follows the first look may start."""
 
     def on_unmount(self) -> None:
+        self._has_begun = False
         self.end()
 
     def look(self) -> None:
         """Draws everything as it is now."""
-        if not self.is_mounted:
+        if not self._has_begun:
             return
         width = self.size.width
         self._line("title", title_line(self.session, self.place(), self.name_of_pane, width, self.glyphs))

@@ -94,6 +94,8 @@ class Glyphs:
     prompt: str = "›"
     dot: str = "·"
     ellipsis: str = "…"
+    bar: str = "▇"
+    plus_minus: str = "±"
 
 
 ASCII = Glyphs(
@@ -106,5 +108,7 @@ ASCII = Glyphs(
     prompt=">",
     dot="-",
     ellipsis="~",
+    bar="#",
+    plus_minus="+-",
 )
 UNICODE = Glyphs()

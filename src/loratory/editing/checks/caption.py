@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from loratory.editing.checks.context import NO_TOKENS, CheckContext, FolderTokens
-from loratory.editing.checks.finding import CaptionFinding, Said
+from loratory.editing.checks.finding import CaptionFinding, Said, uses_underscores
 from loratory.editing.checks.implied import implied_tags
 from loratory.editing.checks.names import OWN_FROM, name_findings, own_typo
 from loratory.editing.checks.structure import (
@@ -18,7 +18,7 @@ from loratory.editing.checks.structure import (
     tags_for_sentences,
 )
 from loratory.editing.checks.trainer import brackets, caption_file, cut_text, picture_file, several_lines
-from loratory.tags.text import Line, is_emoticon, key, parse, render
+from loratory.tags.text import Line, key, parse, render
 
 if TYPE_CHECKING:
     from loratory.editing.items import Item
@@ -108,14 +108,8 @@ def _said_of_line(line: Line, tokens: FolderTokens, is_reg: bool, context: Check
     implied = list(implied_tags(names, exempt, context))
     yield from implied
     yield from several_subjects(names, exempt, context)
-    underscores = _uses_underscores(tags)
+    underscores = uses_underscores(tags)
     for tag in {key(tag): tag for tag in reversed(names)}.values():
         # What is to be removed needs no better name.
         if key(tag) not in own and not any(said.rule == "implied" and said.tags[0] == tag for said in implied):
             yield from name_findings(tag, underscores, context)
-
-
-def _uses_underscores(tags: Iterable[str]) -> bool:
-    """Whether a caption writes its tags as the sites do, with underscores for spaces."""
-    words = [tag for tag in tags if not is_emoticon(tag)]
-    return any("_" in tag for tag in words) and not any(" " in tag for tag in words)

@@ -123,7 +123,7 @@ def _on_all(items: "list[Item]", tokens: FolderTokens, context: CheckContext) ->
         for tag, tag_key in dict(zip(first.tags, first.keys, strict=True)).items()
         if tag_key in common
         and tag_key not in own
-        and not (_is_style(tag, context) and context.goal != "style")
+        and not (is_style(tag, context) and context.goal != "style")
         and not context.is_kept("everywhere", tag)
     ]
 
@@ -192,7 +192,7 @@ def _concentrations(items: "list[Item]", context: CheckContext) -> Iterator[Said
     if context.goal == "style" or len(items) < _SET_FROM:
         return
     for tag, count in tag_uses(items).items():
-        if 2 * count > len(items) and _is_style(tag, context) and not context.is_kept("concentration", tag):
+        if 2 * count > len(items) and is_style(tag, context) and not context.is_kept("concentration", tag):
             message = (
                 f"{quoted(tag)} is on {count} of {len(items)} captions: results will lean to that look unasked. Keep "
                 "the tag, and add pictures of other artists or media, or a regularization set."
@@ -200,7 +200,8 @@ def _concentrations(items: "list[Item]", context: CheckContext) -> Iterator[Said
             yield Said("concentration", "note", message, (tag,))
 
 
-def _is_style(tag: str, context: CheckContext) -> bool:
+def is_style(tag: str, context: CheckContext) -> bool:
+    """Whether a tag names an artist, a medium or a way of drawing."""
     facts = context.facts(tag)
     if facts.canonical in _STYLES or facts.key in _STYLES or facts.key.endswith(_STYLE_ENDINGS):
         return True

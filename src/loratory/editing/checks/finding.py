@@ -1,34 +1,57 @@
 """What a check found, as values that can be shown, counted, silenced and mended."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from loratory.dataset.findings import Finding, Severity
 from loratory.tags.text import is_emoticon
 
 if TYPE_CHECKING:
+    from loratory.imaging.recipe import Recipe
     from loratory.tags.edits import Edit
+
+
+@dataclass(frozen=True)
+class RecipeFix:
+    """A change of what is done to a picture.
+
+    changes: fields of `Recipe` with their new values; none at all has the picture built as every picture is: upright,
+    sRGB, 8 bits, opaque. Boxes are in px of the picture that the finding is about, upright.
+    """
+
+    changes: Mapping[str, Any] = field(hash=False)
+
+    def applied(self, recipe: "Recipe") -> "Recipe":
+        """The recipe with the change made."""
+        return replace(recipe, **self.changes)
 
 
 @dataclass(frozen=True)
 class Fix:
     """One way to mend a finding.
 
-    label: imperative, for a list to choose from. scope: whether `edit` is meant for the finding's picture, or for every
-    picture of the dataset. automatic: whether it may be taken without a person choosing it; a guess may not.
+    label: imperative, for a list to choose from. edit: of the caption, or of the picture's recipe. scope: whether
+    `edit` is meant for the finding's picture, or for every picture of the dataset. automatic: whether it may be taken
+    without a person choosing it; a guess may not.
     """
 
     label: str
-    edit: "Edit"
+    edit: "Edit | RecipeFix"
     scope: Literal["image", "dataset"] = "image"
     automatic: bool = True
+
+    @property
+    def is_recipe(self) -> bool:
+        """Whether it changes the picture; otherwise the caption."""
+        return isinstance(self.edit, RecipeFix)
 
 
 @dataclass(frozen=True)
 class CaptionFinding(Finding):
-    """A finding about one caption, one folder or the whole set.
+    """A finding about one picture or its caption, one folder or the whole set.
 
-    path: the caption file, the folder, or None. message: stands beside the picture's name, which it does not repeat.
+    path: the file, the folder, or None. message: stands beside the picture's name, which it does not repeat.
     item: `Item.name` of the picture, "" for a folder or the set. tags: as written, what to highlight. fixes: the best
     first.
     """
@@ -41,6 +64,11 @@ class CaptionFinding(Finding):
     def automatic_fix(self) -> Fix | None:
         """The best fix, if it may be taken without a person choosing it."""
         return self.fixes[0] if self.fixes and self.fixes[0].automatic else None
+
+    @property
+    def caption_fixes(self) -> tuple[Fix, ...]:
+        """The fixes that edit captions."""
+        return tuple(fix for fix in self.fixes if not fix.is_recipe)
 
 
 class Said(NamedTuple):
@@ -76,6 +104,12 @@ def some_tags(tags: list[str], most: int = 5) -> str:
     if len(tags) > most:
         return f"{', '.join(named)} and {len(tags) - most} more"
     return " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)
+
+
+def uses_underscores(tags: Iterable[str]) -> bool:
+    """Whether a caption writes its tags as the sites do, with underscores for spaces."""
+    words = [tag for tag in tags if not is_emoticon(tag)]
+    return any("_" in tag for tag in words) and not any(" " in tag for tag in words)
 
 
 def spelled_like(name: str, written: str, underscores: bool) -> str:

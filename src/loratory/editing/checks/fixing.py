@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loratory.editing.checks.finding import CaptionFinding
+from loratory.editing.checks.finding import CaptionFinding, RecipeFix
 from loratory.tags.edits import Edit, Several
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def plan_fixes(session: "Session", findings: Sequence[CaptionFinding], label: str) -> "Plan":
     """What the best fix of each finding would do to the captions, as one batch; nothing is written.
 
-    Findings without a fix that may be taken unasked are left out. Fixes for the whole dataset come first.
+    Findings without a fix that may be taken unasked are left out, and those whose best fix changes the picture. Fixes
+    for the whole dataset come first.
     """
     from loratory.editing.session import Plan
 
@@ -25,7 +26,7 @@ def plan_fixes(session: "Session", findings: Sequence[CaptionFinding], label: st
     here: defaultdict[str, dict[Edit, None]] = defaultdict(dict)
     for finding in findings:
         fix = finding.automatic_fix
-        if fix is not None:
+        if fix is not None and not isinstance(fix.edit, RecipeFix):
             (everywhere if fix.scope == "dataset" else here[finding.item])[fix.edit] = None
     by_caption: dict[Path, Item] = {item.caption_path: item for item in session.items}
     for item in session.items:

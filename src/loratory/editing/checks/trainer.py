@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from loratory.config.schema import CaptionSettings
 from loratory.dataset.findings import Severity, shown
+from loratory.dataset.listing import extension, stem
 from loratory.editing.checks.context import CheckContext
-from loratory.editing.checks.finding import Fix, Said, quoted, some_tags
+from loratory.editing.checks.finding import Fix, RecipeFix, Said, quoted, some_tags
 from loratory.tags.edits import Normalise, ToUtf8
 from loratory.tags.text import bare
 
@@ -77,14 +78,19 @@ def picture_file(item: "Item") -> Iterator[Said]:
             f"The picture shares its caption file with {' and '.join(map(shown, item.shared_with))}, so all of them "
             "are trained on one caption. Rename all but one of them."
         )
-        yield Said("stem-clash", "warning", message)
+        # The caption stays with the first; the others get a copy under their new names.
+        name = f"{stem(item.image_name)}_{extension(item.image_name)[1:]}"
+        rename = Fix(f"call it “{shown(name)}”", RecipeFix({"name": name}))
+        is_first = item.name < min(item.shared_with)
+        yield Said("stem-clash", "warning", message, (), () if is_first else (rename,))
     ending = item.image.suffix
     if ending not in (ending.lower(), ending.upper()):
         message = (
             f"The ending {shown(ending)} is neither in small nor in capital letters: sd-scripts leaves such a picture "
             "out on Linux. It is trained here; rename it if you use both."
         )
-        yield Said("extension-case", "note", message)
+        rename = Fix("write the ending in small letters", RecipeFix({"name": stem(item.image_name)}))
+        yield Said("extension-case", "note", message, (), (rename,))
 
 
 def several_lines(lines: Sequence[str], settings: CaptionSettings) -> Iterator[Said]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rich.cells import cell_len, chop_cells
 from rich.segment import Segment
 from textual.strip import Strip
 
+from loratory.errors import LoratoryError
 from loratory.terminal.modes import Graphics, fitted
 from loratory.tui.graphics import half_block, kitty, sixel
 from loratory.tui.graphics.half_block import Colours
@@ -25,6 +27,29 @@ _MAX_SIDE_OVER_SSH_PX = 640
 
 # (modification time in ns, size in bytes), or None of a file that is not there.
 Stamp = tuple[int, int] | None
+
+
+class Source(Hashable, Protocol):
+    """A picture that is not simply a file, such as what would be made of one. Equal ones look the same while their
+    stamp does."""
+
+    @property
+    def name(self) -> str:
+        """What it is called where it cannot be shown."""
+        ...
+
+    @property
+    def subject(self) -> Hashable:
+        """The same for sources that may stand for each other until the right one is drawn."""
+        ...
+
+    def stamp(self) -> Stamp:
+        """What changes when its look does."""
+        ...
+
+    def open(self, box_px: tuple[int, int]) -> Image.Image:
+        """The picture as "RGB", to be fitted into (width, height) px. Raises LoratoryError and what Pillow raises."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -54,19 +79,25 @@ def stamp_of(path: Path) -> Stamp:
 
 
 def draw(
-    path: Path, columns: int, rows: int, graphics: Graphics, colours: Colours, *, on_light: bool = False
+    source: Path | Source, columns: int, rows: int, graphics: Graphics, colours: Colours, *, on_light: bool = False
 ) -> Drawing:
-    """The picture at `path` for `columns` x `rows` cells; never raises for what the file is."""
+    """A picture for `columns` x `rows` cells; never raises for what its file is."""
     from loratory.imaging.pixels import UnreadablePicture, open_rgb  # takes numpy and Pillow along
 
-    stamp = stamp_of(path)
+    stamp = stamp_of(source) if isinstance(source, Path) else source.stamp()
     try:
-        picture = open_rgb(path)
+        if isinstance(source, Path):
+            picture = open_rgb(source)
+        else:
+            cell = (1, 2) if graphics.mode in ("half", "ascii") else graphics.cell_px
+            picture = source.open((columns * cell[0], rows * cell[1]))
         return _drawn(picture, stamp, columns, rows, graphics, colours, on_light)
     except UnreadablePicture as unreadable:
-        return notice(f"{path.name}: {unreadable.reason}", columns, rows, stamp)
+        return notice(f"{source.name}: {unreadable.reason}", columns, rows, stamp)
+    except LoratoryError as error:
+        return notice(f"{source.name}: {error.message}", columns, rows, stamp)
     except (OSError, ValueError, MemoryError) as error:
-        return notice(f"{path.name}: cannot be shown ({error or type(error).__name__})", columns, rows, stamp)
+        return notice(f"{source.name}: cannot be shown ({error or type(error).__name__})", columns, rows, stamp)
 
 
 def notice(text: str, columns: int, rows: int, stamp: Stamp = None) -> Drawing:

@@ -437,9 +437,10 @@ class TagsScreen(Screen[None]):
 
     def reload(self) -> None:
         """Looks for pictures that came or went, and reads every caption again, after what is still being written."""
-        self.writer.put(lambda: None, lambda nothing: self._reload())
+        self.writer.put(lambda: None, lambda nothing: self.look_anew())
 
-    def _reload(self) -> None:
+    def look_anew(self) -> None:
+        """Lists the pictures and reads the captions again; nothing may be waiting to be written."""
         try:
             self.session.rescan()
         except LoratoryError as error:

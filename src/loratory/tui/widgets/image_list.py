@@ -59,7 +59,7 @@ class ImageList(Widget):
             state, colour = glyphs.untouched, "$foreground-muted"
         if item.reviewed and state != glyphs.reviewed:
             state += glyphs.reviewed
-        name = _short(item.image_name, width - 5, glyphs.ellipsis)
+        name = short_name(item.image_name, width - 5, glyphs.ellipsis)
         lead = (glyphs.cursor if here else " ") + (glyphs.selected if selected else " ")
         return Content.assemble(
             (lead, "$text-accent"),
@@ -74,7 +74,7 @@ class ImageList(Widget):
             self.post_message(self.Clicked(index))
 
 
-def _short(name: str, width: int, ellipsis: str) -> str:
+def short_name(name: str, width: int, ellipsis: str) -> str:
     """A file name without its ending where it is too long, then without its beginning: numbers stand at the end."""
     name = printable(name)
     if cell_len(name) <= width:

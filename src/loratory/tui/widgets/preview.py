@@ -2,6 +2,7 @@
 
 import time
 from collections import OrderedDict
+from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from textual.widget import Widget
 
 from loratory.terminal.modes import Graphics
 from loratory.tui.graphics import kitty, sixel
-from loratory.tui.graphics.drawing import Drawing, draw, notice, stamp_of
+from loratory.tui.graphics.drawing import Drawing, Source, draw, notice, stamp_of
 from loratory.tui.graphics.half_block import Colours
 from loratory.tui.graphics.newest import NewestFirst
 
@@ -34,7 +35,7 @@ _STALE_S = 0.25
 
 @dataclass(frozen=True)
 class _Key:
-    path: Path
+    source: Path | Source
     columns: int
     rows: int
     on_light: bool
@@ -70,7 +71,7 @@ class Preview(Widget):
         super().__init__(id=id, classes=classes)
         self._graphics = graphics
         self._colours: Colours = "truecolor"
-        self._path: Path | None = None
+        self._source: Path | Source | None = None
         self._awaited: _Key | None = None  # what the thread was asked to draw last, until it comes
         self._asked_s = float("-inf")
         self._debounce: Timer | None = None
@@ -83,28 +84,29 @@ class Preview(Widget):
         self._thread = NewestFirst[_Job](self._work, "preview")
 
     @property
-    def path(self) -> Path | None:
+    def source(self) -> Path | Source | None:
         """The picture asked for last."""
-        return self._path
+        return self._source
 
     @property
     def drawn(self) -> bool:
         """Whether the pane shows what was asked for, or the reason why it cannot."""
-        key = self._key(self._path)
+        key = self._key(self._source)
         return key is None or (key in self._drawings and self._drawings[key] is self._shown)
 
-    def show(self, path: Path | None) -> None:
-        """Shows the picture at `path`, as soon as it is drawn; None for an empty pane."""
+    def show(self, source: Path | Source | None) -> None:
+        """Shows a picture as soon as it is drawn; None for an empty pane."""
         now = time.monotonic()
         hurried = now - self._asked_s < _DEBOUNCE_S
         self._asked_s = now
-        self._path = path
+        stays = source is not None and self._source is not None and _subject(source) == _subject(self._source)
+        self._source = source
         costly = self._graphics.over_ssh or self._graphics.mode in ("kitty", "sixel")
-        self._ask(_DEBOUNCE_S if hurried and costly else 0)
+        self._ask(_DEBOUNCE_S if hurried and costly else 0, stays)
 
-    def prefetch(self, path: Path) -> None:
+    def prefetch(self, source: Path | Source) -> None:
         """Draws the picture that is likely to be asked for next, when there is nothing else to do."""
-        key = self._key(path)
+        key = self._key(source)
         if key is not None and key not in self._drawings:
             self._thread.when_idle(_Job(key, self._graphics, self._colours, None))
 
@@ -160,11 +162,18 @@ class Preview(Widget):
         known = self._drawings.get(arrived.key)
         if known is None or known.stamp != arrived.drawing.stamp:
             self._keep(arrived.key, arrived.drawing)
-        if arrived.key == self._key(self._path):
+        wanted = self._key(self._source)
+        # While keys come faster than pictures, an earlier look at the same thing is better than none.
+        if wanted == arrived.key or (
+            wanted is not None
+            and wanted not in self._drawings
+            and _subject(wanted.source) == _subject(arrived.key.source)
+            and (wanted.columns, wanted.rows) == (arrived.key.columns, arrived.key.rows)
+        ):
             self._present(self._drawings[arrived.key])
 
-    def _key(self, path: Path | None) -> _Key | None:
-        if path is None or self._graphics.mode == "off" or not self.size.area:
+    def _key(self, source: Path | Source | None) -> _Key | None:
+        if source is None or self._graphics.mode == "off" or not self.size.area:
             return None
         on_light = self._graphics.mode == "ascii" and not self.app.current_theme.dark
         mode, region, screen = self._graphics.mode, self.content_region, self.app.size
@@ -173,10 +182,11 @@ class Preview(Widget):
         spared_row = mode == "sixel" and region.bottom >= screen.height
         spared_column = mode == "kitty" and self._graphics.in_tmux and region.right >= screen.width
         columns, rows = self.size.width - spared_column, self.size.height - spared_row
-        return _Key(path, columns, rows, on_light) if columns and rows else None
+        return _Key(source, columns, rows, on_light) if columns and rows else None
 
-    def _ask(self, after_s: float) -> None:
-        key = self._key(self._path)
+    def _ask(self, after_s: float, stays: bool = False) -> None:
+        """stays: what is shown may stay until the right one is drawn, however long that takes."""
+        key = self._key(self._source)
         if key is not None and key == self._awaited and key not in self._drawings:
             return
         if self._debounce is not None:
@@ -192,7 +202,7 @@ class Preview(Widget):
             self._present(known)
             self._want(key, known)
             return
-        if self._stale is None:
+        if self._stale is None and not stays:
             self._stale = self.set_timer(_STALE_S, lambda: self._present(None))
         if after_s:
             self._thread.forget()
@@ -207,12 +217,14 @@ class Preview(Widget):
     def _work(self, job: _Job) -> None:
         """On the thread: touches nothing of the widget's."""
         key = job.key
-        if job.known is not None and stamp_of(key.path) == job.known.stamp:
+        source = key.source
+        stamp = stamp_of(source) if isinstance(source, Path) else source.stamp()
+        if job.known is not None and stamp == job.known.stamp:
             return
         try:
-            drawing = draw(key.path, key.columns, key.rows, job.graphics, job.colours, on_light=key.on_light)
+            drawing = draw(source, key.columns, key.rows, job.graphics, job.colours, on_light=key.on_light)
         except Exception as error:  # noqa: BLE001 - a defect must not leave the pane waiting for ever
-            text = f"{key.path.name}: cannot be shown ({type(error).__name__}: {error})"
+            text = f"{source.name}: cannot be shown ({type(error).__name__}: {error})"
             drawing = notice(text, key.columns, key.rows)
         # The program may end at any moment. Posting to a loop that is closed raises.
         with suppress(RuntimeError):
@@ -270,6 +282,10 @@ class Preview(Widget):
         driver = self.app._driver  # pyright: ignore[reportPrivateUsage]
         if driver is not None:
             driver.write(sequence)
+
+
+def _subject(source: Path | Source) -> Hashable:
+    return source if isinstance(source, Path) else source.subject
 
 
 def _fit_for(app: App[object], graphics: Graphics) -> tuple[Graphics, Colours]:

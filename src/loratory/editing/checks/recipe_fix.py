@@ -1,0 +1,183 @@
+"""What fixes of pictures come to: changes of their recipes, and the pictures built anew."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from loratory.editing.checks.finding import CaptionFinding, RecipeFix
+from loratory.imaging.opening import UnreadablePicture
+from loratory.imaging.reading import peek
+from loratory.imaging.recipe import Box, Defaults, Recipe
+
+if TYPE_CHECKING:
+    from loratory.editing.items import Item
+    from loratory.preparation.build import Report
+    from loratory.preparation.desk import Desk, Entry
+
+_BOXES = ("crop", "split", "erase")
+
+BuildProgress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class RecipeChange:
+    """A picture of the dataset whose recipe would change. path: of the picture. name: of its entry on the desk."""
+
+    path: Path
+    name: str
+    before: Recipe
+    after: Recipe
+
+    def told(self) -> str:
+        """The fields that change, as a person reads them: "upscale = auto, skip = yes"."""
+        return ", ".join(
+            f"{field.name} = {_shown(getattr(self.after, field.name))}"
+            for field in fields(Recipe)
+            if getattr(self.before, field.name) != getattr(self.after, field.name)
+        )
+
+
+@dataclass(frozen=True)
+class RecipePlan:
+    """What fixes would do.
+
+    unchanged: pictures whose recipe says it already. refused: pictures it cannot be done to, and why. resolution: the
+    training area in px that pictures are upscaled to, None where none are.
+    """
+
+    label: str
+    changes: tuple[RecipeChange, ...]
+    unchanged: int
+    refused: tuple[tuple[Path, str], ...]
+    resolution: tuple[int, int] | None = None
+
+
+def plan_recipes(
+    desk: "Desk",
+    items: "Sequence[Item]",
+    findings: Sequence[CaptionFinding],
+    label: str,
+    resolution: tuple[int, int],
+) -> RecipePlan:
+    """What the best fix of each finding would do to the recipes; nothing is written.
+
+    items: those that the findings are about, maybe others. Findings without a fix that may be taken unasked, or with
+    one of captions, are left out. A colour behind transparency is the one that had its turn least often so far.
+    """
+    by_name = {item.name: item.image for item in items}
+    wanted: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for finding in findings:
+        fix = finding.automatic_fix
+        if fix is not None and isinstance(fix.edit, RecipeFix) and finding.item in by_name:
+            wanted[finding.item].update(fix.edit.changes)
+    entries = _by_picture(desk.entries)
+    turns = Counter(desk.recipe_of(entry).background for entry in desk.entries)
+    after: dict[str, RecipeChange] = {}
+    refused: list[tuple[Path, str]] = []
+    unchanged = 0
+    for name, changes in wanted.items():
+        path = by_name[name]
+        entry = entries.get(_place(path))
+        if entry is None:
+            refused.append((path, "it is no picture that can be prepared"))
+            continue
+        before = after[entry.name].after if entry.name in after else desk.recipe_of(entry)
+        if any(changes.get(field) for field in _BOXES):
+            if _is_reshaped(before):
+                # A box of what was made is another one in the original.
+                refused.append((path, "its recipe crops, splits or flips it already: change that recipe instead"))
+                continue
+            changes = _in_original(changes, path, entry.source)
+        recipe = _changed(before, changes, turns)
+        if recipe == before:
+            unchanged += 1
+        else:
+            turns[recipe.background] += 1
+            first = after[entry.name].before if entry.name in after else before
+            after[entry.name] = RecipeChange(path, entry.name, first, recipe)
+    upscales = any(change.after.upscale == "auto" for change in after.values())
+    return RecipePlan(label, tuple(after.values()), unchanged, tuple(refused), resolution if upscales else None)
+
+
+def take(
+    desk: "Desk", plan: RecipePlan, *, progress: BuildProgress | None = None, stop: Event | None = None
+) -> "Report":
+    """Changes the recipes as one step that can be undone, and builds those pictures anew."""
+    if plan.resolution is not None and desk.is_dataset:
+        # Of the pictures that lie in the training folder themselves; those made elsewhere have a recipes.toml there.
+        desk.book.set_up(desk.book.prepare, replace(desk.defaults, resolution=plan.resolution))
+    names = {change.name for change in plan.changes}
+    desk.change(plan.label, {change.name: change.after for change in plan.changes})
+    entries = [entry for entry in desk.entries if entry.name in names]
+    return desk.build(entries, progress=progress or (lambda done, total, name: None), stop=stop or Event())
+
+
+def _changed(before: Recipe, changes: Mapping[str, Any], turns: Counter[str]) -> Recipe:
+    values: dict[str, Any] = dict(changes)
+    if values.get("skip"):
+        return replace(before, skip=True)  # what is left out needs no other change
+    if values.get("background") == "":
+        values["background"] = before.background or min(Defaults().backgrounds, key=lambda name: turns[name])
+    if "erase" in values:
+        values["erase"] = (*before.erase, *(box for box in values["erase"] if box not in before.erase))
+    return replace(before, **values)
+
+
+def _by_picture(entries: "Sequence[Entry]") -> "dict[Path, Entry]":
+    """The entries by each file that may be the picture of a finding."""
+    by_picture: dict[Path, Entry] = {}
+    for entry in entries:
+        for path in (entry.source, *entry.outputs):
+            by_picture[_place(path)] = entry
+    return by_picture
+
+
+def _place(path: Path) -> Path:
+    """Where a file lies, links of folders resolved and its own link not."""
+    return path.parent.resolve() / path.name
+
+
+def _in_original(changes: Mapping[str, Any], made: Path, source: Path) -> dict[str, Any]:
+    """Changes with their boxes in px of the original, which what was made may show larger or smaller."""
+    try:
+        shown, original = peek(made).size, peek(source).size
+    except UnreadablePicture:
+        return dict(changes)
+    if shown == original:
+        return dict(changes)
+
+    def scaled(box: Box) -> Box:
+        (width, height), (to_width, to_height) = shown, original
+        left, right = (round(side * to_width / width) for side in (box[0], box[2]))
+        top, bottom = (round(side * to_height / height) for side in (box[1], box[3]))
+        return left, top, right, bottom
+
+    boxes = {
+        field: scaled(changes[field]) if field == "crop" else tuple(map(scaled, changes[field]))
+        for field in _BOXES
+        if changes.get(field)
+    }
+    return {**changes, **boxes}
+
+
+def _is_reshaped(recipe: Recipe) -> bool:
+    return recipe.crop is not None or bool(recipe.split) or recipe.flip
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "as usual"
+    if isinstance(value, tuple) and value and isinstance(value[0], tuple):
+        return " and ".join(_shown_box(box) for box in value)
+    if isinstance(value, tuple) and len(value) == 4:
+        return _shown_box(value)
+    return str(value) or "as usual"
+
+
+def _shown_box(box: Box) -> str:
+    return f"{box[2] - box[0]}x{box[3] - box[1]} px at {box[0]}, {box[1]}"

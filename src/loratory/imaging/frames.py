@@ -1,0 +1,105 @@
+"""Frames and letterbox bars around a picture: whatever is of one colour and ends in straight lines."""
+
+import numpy as np
+import numpy.typing as npt
+
+from loratory.imaging.components import Mask, box_of
+from loratory.imaging.recipe import Box
+
+Levels = npt.NDArray[np.float32]
+
+# Shorter sides than this have no border to speak of.
+SHORTEST_PX = 8
+# Levels of 255 that a px may be off one colour in its worst channel, where nothing is known about noise.
+CLEAN_TOLERANCE = 10.0
+
+# A frame or a bar ends in a straight line: this share of the line is not of the frame.
+_STRAIGHT = 0.88
+# Of a frame and what it holds, the share that it holds; where it is less, a straight thing stands on a ground.
+_FRAMED_SHARE = 0.35
+# One straight bar, thicker than this share of the side, is no frame but a half: sky over sea, a flag.
+_ONE_BAR_SHARE = 0.1
+
+
+def border_px(shape: tuple[int, ...]) -> Mask:
+    """The px along the border: 1 % of the shorter side, at least 1 px. At more, less of it is border."""
+    width = max(1, round(0.01 * min(shape[:2])))
+    border = np.ones(shape[:2], np.bool_)
+    border[width:-width, width:-width] = False
+    return border
+
+
+def commonest(colours: Levels) -> Levels:
+    """The commonest of (n, 3) colours: the fullest of coarse cells, each counted with half of its neighbours', and
+    the mean of what is near it. A median would be a colour in between where a subject covers a third."""
+    cells = np.clip((colours + 8) // 16, 0, 16).astype(np.intp)
+    counts = np.bincount(cells @ np.array([289, 17, 1]), minlength=17**3).reshape(17, 17, 17).astype(np.float32)
+    smooth = counts.copy()
+    for axis in range(3):
+        near = np.zeros_like(smooth)
+        low, high = [slice(None)] * 3, [slice(None)] * 3
+        low[axis], high[axis] = slice(0, -1), slice(1, None)
+        near[tuple(low)] += smooth[tuple(high)]
+        near[tuple(high)] += smooth[tuple(low)]
+        smooth = smooth + near / 2
+    centre = np.asarray(np.unravel_index(int(smooth.argmax()), smooth.shape), np.float32) * 16
+    for _ in range(3):
+        near_it = np.abs(colours - centre).max(axis=1) <= 20
+        if not near_it.any():
+            break
+        centre = colours[near_it].mean(axis=0)
+    return centre
+
+
+def inside_frames(small: npt.NDArray[np.uint8]) -> Box:
+    """What is left when frames and bars of one colour are taken off, at most three around each other."""
+    left, top, right, bottom = 0, 0, small.shape[1], small.shape[0]
+    for _ in range(3):
+        inner = small[top:bottom, left:right].astype(np.float32)
+        if min(inner.shape[:2]) < SHORTEST_PX:
+            break
+        box = _frame(inner)
+        if box is None:
+            break
+        left, top, right, bottom = left + box[0], top + box[1], left + box[2], top + box[3]
+    return left, top, right, bottom
+
+
+def _frame(levels: Levels) -> Box | None:
+    """The box inside one frame: all that is not of the border's colour ends in straight lines."""
+    height, width = levels.shape[:2]
+    colour = commonest(levels[border_px((height, width))])
+    other = np.abs(levels - colour).max(axis=2) > CLEAN_TOLERANCE * 1.6
+    box = box_of(other)
+    if box is None or box == (0, 0, width, height):
+        return None
+    inset = _inset(box, (height, width))
+    if (box[2] - box[0]) * (box[3] - box[1]) < _FRAMED_SHARE * height * width or _is_one_bar(inset, (height, width)):
+        return None
+    return box if _ends_straight(other, box) else None
+
+
+def is_half(other: Mask, box: Box) -> bool:
+    """Whether all that is not of the ground is one side of the picture, up to a straight line."""
+    return _is_one_bar(_inset(box, other.shape), other.shape) and _ends_straight(other, box)
+
+
+def _inset(box: Box, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Px between a box and the left, top, right and bottom border."""
+    return box[0], box[1], shape[1] - box[2], shape[0] - box[3]
+
+
+def _is_one_bar(inset: tuple[int, int, int, int], shape: tuple[int, ...]) -> bool:
+    """Whether there is room at one border alone, and much of it."""
+    sides = shape[1], shape[0], shape[1], shape[0]
+    shares = [px / side for px, side in zip(inset, sides, strict=True) if px]
+    return len(shares) == 1 and shares[0] > _ONE_BAR_SHARE
+
+
+def _ends_straight(other: Mask, box: Box) -> bool:
+    """Whether what is in a box fills the lines at those of its edges that are not the picture's."""
+    inside = other[box[1] : box[3], box[0] : box[2]]
+    left, top, right, bottom = _inset(box, other.shape)
+    # The line at the edge may be a blend of both, hence the better of two.
+    lines = ((left, inside[:, :2], 0), (right, inside[:, -2:], 0), (top, inside[:2], 1), (bottom, inside[-2:], 1))
+    return all(float(line.mean(axis=axis).max()) >= _STRAIGHT for inset, line, axis in lines if inset)

@@ -1,0 +1,266 @@
+"""Captions follow their pictures: from beside the original to beside what was made of it, with the tags that tell what
+was done.
+
+What prepare would write if nobody edited anything is `carried` in the manifest. A change of it goes through the journal
+as such, so that the journal merges it with whatever somebody made of the file meanwhile.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from loratory.config.toml_files import read_toml
+from loratory.dataset.listing import parse_folder_name, stem
+from loratory.errors import LoratoryError
+from loratory.preparation.manifest import Carried, Manifest, Record, bytes_of, read_captions, spelled, text_of
+from loratory.preparation.places import STATE
+from loratory.tags.edits import Add, Remove
+from loratory.tags.files import read_caption_bytes
+from loratory.tags.journal import Change, Journal, Outcome
+from loratory.tags.merge import Conflict, merge
+from loratory.tags.text import EMPTY, CaptionText, decode, encode, split_tags
+
+# What trainers look for, the first that is there.
+_EXTENSIONS = (".txt", ".caption", ".TXT", ".CAPTION")
+# What is true of a sheet of several figures, and not of one cut out of it.
+SHEET_TAGS = ("multiple views", "reference sheet", "model sheet", "character sheet", "turnaround")
+TRANSPARENT_TAGS = ("transparent background",)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the captions of one original should come to.
+
+    source: the caption beside the original, None for none. outputs: paths of the pictures made of it, below the root.
+    added, removed: tags that tell what was done. gone: the original is, and will not come back.
+    """
+
+    source: bytes | None
+    outputs: tuple[str, ...]
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    gone: bool = False
+
+
+@dataclass
+class CaptionPlan:
+    """Changes of captions by their files, and what the manifest will tell of them once they are written."""
+
+    changes: dict[Path, Change] = field(default_factory=dict[Path, Change])
+    carried: dict[tuple[str, str], dict[str, Carried]] = field(
+        default_factory=dict[tuple[str, str], dict[str, Carried]]
+    )
+
+    def add(self, path: Path, before: bytes | None, after: bytes | None) -> None:
+        """Adds a change; where one picture leaves a name and another takes it, the two are one."""
+        other = self.changes.get(path)
+        if other is not None and after is None:
+            after = other.after
+        elif other is not None and other.after is None:
+            before = other.before
+        self.changes[path] = Change(path, before, after)
+
+
+def caption_extension(root: Path) -> str:
+    """The extension that the dataset at `root` gives captions. Raises LoratoryError for settings beyond reading."""
+    path = root / STATE / "dataset.toml"
+    if not path.exists():
+        return ".txt"
+    caption = read_toml(path).get("caption", {})
+    return str(caption.get("caption_extension", ".txt")) if isinstance(caption, dict) else ".txt"
+
+
+def caption_of(picture: Path, extension: str) -> bytes | None:
+    """The caption beside a picture, None where there is none. Raises OSError for one that cannot be read."""
+    return read_caption_bytes(caption_file(picture, extension))
+
+
+def caption_file(picture: Path, extension: str) -> Path:
+    """The caption file of a picture: the first that trainers look for, or where it would be."""
+    return next(iter(caption_files(picture, extension)), picture.with_name(stem(picture.name) + extension))
+
+
+def caption_files(picture: Path, extension: str) -> list[Path]:
+    """The caption files beside a picture, the one in use first."""
+    endings = dict.fromkeys((extension, *_EXTENSIONS))
+    paths = [picture.with_name(stem(picture.name) + ending) for ending in endings]
+    return [path for path in paths if path.is_file()]
+
+
+def opening_tags(folder_name: str) -> tuple[str, ...]:
+    """The instance and class tokens in a concept folder's name: "10_fox, mammal" and "10_fox mammal" have both."""
+    tags = split_tags(parse_folder_name(folder_name)[1])
+    if len(tags) != 1:
+        return tuple(tags[:2])
+    words = re.split(r"\s+", tags[0], maxsplit=1)
+    return tuple(words)
+
+
+def rendered(source: bytes | None, folder_name: str, added: Sequence[str], removed: Sequence[str]) -> bytes | None:
+    """The caption of a picture as nobody has edited it yet.
+
+    The original's, byte for byte where no tag is to be added or removed. Without one, and with tags to add, it begins
+    with the tokens of the folder. Raises LoratoryError where its encoding lacks a character of a tag.
+    """
+    if source is None:
+        return encode(Add((*opening_tags(folder_name), *added)).apply(EMPTY)) if added else None
+    before = decode(source)
+    after = before if not removed else Remove(tuple(removed)).apply(before)
+    after = after if not added else Add(tuple(added)).apply(after)
+    return source if after == before else encode(after)
+
+
+def plan_captions(
+    root: Path,
+    records: Iterable[Record],
+    wanted_of: Callable[[Record], Wanted | None],
+    extension: str,
+) -> tuple[CaptionPlan, list[tuple[Path, str]]]:
+    """What becomes of the captions of `records`, and those that cannot be told, with the reason.
+
+    wanted_of: None leaves the captions of a record as they are.
+    """
+    plan = CaptionPlan()
+    failed: list[tuple[Path, str]] = []
+    for record in records:
+        try:
+            wanted = wanted_of(record)
+            if wanted is not None:
+                _plan_one(plan, root, record, wanted, extension)
+        except LoratoryError as error:
+            failed.append((root / next(iter(record.captions), record.name), error.message))
+        except OSError as error:
+            failed.append((root / next(iter(record.captions), record.name), f"{error.strerror}."))
+    return plan, failed
+
+
+def _plan_one(plan: CaptionPlan, root: Path, record: Record, wanted: Wanted, extension: str) -> None:
+    names = {_caption_path(root, output, record.captions, extension): output for output in wanted.outputs}
+    leaving = {path: carried for path, carried in record.captions.items() if path not in names}
+    inherited = next(iter(leaving.items()), None)
+    carried: dict[str, Carried] = {}
+    for path in names:
+        text = rendered(wanted.source, Path(path).parent.name, wanted.added, wanted.removed)
+        was, written = record.captions.get(path), None
+        if was is not None and was.kept is None and wanted.source is None and was.is_from_source:
+            # What was carried over stays when the caption beside the original is gone.
+            carried[path] = was
+            continue
+        if was is not None and was.kept is not None:
+            plan.add(root / path, None, _merged(bytes_of(was.text), text, bytes_of(was.kept)))
+        elif was is not None:
+            written = was.written
+            if text != bytes_of(was.text):
+                plan.add(root / path, bytes_of(was.text), text)
+        elif inherited is not None:
+            # Edits of the caption that this one takes the place of go on in it.
+            edited = _merged(bytes_of(inherited[1].text), text, _now(root, *inherited))
+            plan.add(root / path, None, edited)
+            written = None if edited == text else text_of(edited)
+        elif text is not None:
+            plan.add(root / path, None, text)
+        if text is not None or was is not None or written is not None:
+            carried[path] = Carried(text_of(text), None, wanted.source is not None, written)
+    for index, (path, old) in enumerate(leaving.items()):
+        disk = read_caption_bytes(root / path)
+        # Nobody has edited it since; else only what goes on in another file may go, or is kept here.
+        ours = disk in (bytes_of(old.text), bytes_of(old.written))
+        goes_on = index == 0 if names else not wanted.gone
+        if disk is not None:
+            plan.add(root / path, disk if ours or goes_on else bytes_of(old.text), None)
+        if not names and not wanted.gone:
+            carried[path] = replace(old, kept=text_of(disk) if disk is not None else old.kept)
+    if carried != dict(record.captions):
+        plan.carried[record.key] = carried
+
+
+def commit(root: Path, manifest: Manifest, plan: CaptionPlan, label: str) -> Outcome | None:
+    """Writes a plan through the journal, and into the manifest what was written; None where nothing changes.
+
+    A caption that was skipped stays as it was told before, so that the next run tries it again. Raises LoratoryError
+    as the journal does.
+    """
+    if not plan.carried and not plan.changes:
+        return None
+    journal, outcome = Journal(root), None
+    if plan.changes:
+        batches = journal.batches()
+        told = [[key, spelled(carried)] for key, carried in plan.carried.items()]
+        after = {_below(path, root): text_of(change.after) for path, change in plan.changes.items()}
+        # The names of captions may change hands: who does not know that they have would take one for another.
+        manifest.expect(
+            {"label": label, "later_than": batches[-1].id if batches else 0, "carried": told, "after": after}
+        )
+        outcome = journal.commit(label, list(plan.changes.values()))
+    skipped = {path for path, _ in outcome.skipped} if outcome else set[Path]()
+    _note(root, manifest, plan.carried, skipped)
+    return outcome
+
+
+def recover(root: Path, manifest: Manifest) -> None:
+    """Notes what was written of the captions of a process that died before it could."""
+    expected = manifest.expected
+    if expected is None:
+        return
+    journal = Journal(root)
+    later = [one for one in journal.batches() if one.id > expected["later_than"] and one.label == expected["label"]]
+    if later and later[0].state == "done":
+        written = {change.path for change in journal.changes(later[0].id)}
+        skipped = {
+            root / path
+            for path, after in expected["after"].items()
+            if root / path not in written and read_caption_bytes(root / path) != bytes_of(after)
+        }
+        carried = {(str(folder), str(name)): read_captions(told) for (folder, name), told in expected["carried"]}
+        _note(root, manifest, carried, skipped)
+    else:
+        manifest.expect(None)
+
+
+def _note(
+    root: Path, manifest: Manifest, carried: Mapping[tuple[str, str], Mapping[str, Carried]], skipped: set[Path]
+) -> None:
+    for key, captions in carried.items():
+        record = manifest.records.get(key)
+        if record is not None:
+            kept = {path: one for path, one in record.captions.items() if root / path in skipped}
+            now = {path: one for path, one in captions.items() if root / path not in skipped}
+            manifest.put(replace(record, captions={**now, **kept}))
+    if manifest.expected is not None:
+        manifest.expect(None)
+
+
+def _below(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _caption_path(root: Path, output: str, known: Mapping[str, Carried], extension: str) -> str:
+    """The caption file of an output, below the root: the one it had, one that lies there, else a new one."""
+    base = (root / output).parent / stem(Path(output).name)
+    below = str(Path(output).parent / base.name)
+    candidates = [below + ending for ending in dict.fromkeys((extension, *_EXTENSIONS))]
+    for candidate in candidates:
+        if candidate in known:
+            return candidate
+    return next((candidate for candidate in candidates if (root / candidate).exists()), candidates[0])
+
+
+def _now(root: Path, path: str, carried: Carried) -> bytes | None:
+    disk = read_caption_bytes(root / path)
+    return bytes_of(carried.kept) if disk is None and carried.kept is not None else disk
+
+
+def _merged(base: bytes | None, ours: bytes | None, theirs: bytes | None) -> bytes | None:
+    """Both changes of a caption; theirs, a person's, where they cannot be brought together."""
+    if theirs is None:
+        return ours
+    with suppress(Conflict):
+        merged = merge(_caption(base), _caption(ours), _caption(theirs))
+        return None if merged is None else encode(merged)
+    return theirs
+
+
+def _caption(data: bytes | None) -> CaptionText | None:
+    return None if data is None else decode(data)

@@ -1,0 +1,354 @@
+"""The pictures of a folder of originals, or of a dataset, with their recipes: what a screen or a command works on."""
+
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+
+from PIL import Image
+
+from loratory.errors import LoratoryError
+from loratory.imaging.apply import Settled, apply, lanczos, settle
+from loratory.imaging.reading import flattened, read_picture
+from loratory.imaging.recipe import Defaults, Recipe
+from loratory.imaging.recipe_toml import Prepare
+from loratory.preparation import adopt
+from loratory.preparation.book import RECIPES, RecipeBook
+from loratory.preparation.build import Progress, Report, State, state_of
+from loratory.preparation.captions import caption_extension
+from loratory.preparation.manifest import Look, Manifest, Record, stamp_of
+from loratory.preparation.naming import name_outputs
+from loratory.preparation.places import (
+    ORIGINALS,
+    Original,
+    check_folders,
+    find_pictures,
+    find_root,
+    has_concepts,
+    is_concept,
+    recipe_name,
+)
+from loratory.preparation.plan import plan_picture, target_size
+from loratory.preparation.shelf import (
+    Shelf,
+    adopted_shelf,
+    follow_renamed,
+    recipes_file,
+    recorded_shelf,
+    source_shelf,
+)
+from loratory.preparation.work import Arranged, Options, arrange, work
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture.
+
+    name: its path as it is shown, by which recipes are given. source: the original; for a picture that lies in a
+    training folder as it is, that one. outputs: what is made of it, whether it is there yet or not; none of a picture
+    that nobody has looked at yet.
+    """
+
+    name: str
+    source: Path
+    outputs: tuple[Path, ...]
+    state: State
+
+
+def _silent(done: int, total: int, name: str) -> None:
+    pass
+
+
+class Desk:
+    """The pictures at and below `directory`.
+
+    It is a folder of originals where it has recipes.toml, where `destination` says what they are for, or where it has
+    no concept folders; else a dataset. One thread at a time may call its methods. Raises LoratoryError for folders that
+    cannot be used and recipes that cannot be read.
+    """
+
+    def __init__(self, directory: Path, destination: Path | None = None, *, recipes: Path | None = None) -> None:
+        """recipes: the file, where it is not that of the folder."""
+        if destination is not None:
+            check_folders(directory, destination)
+        elif not directory.is_dir():
+            raise LoratoryError(f"{directory} is not a folder.", hint="Give the folder that holds the pictures.")
+        self.directory = directory.resolve()
+        has_recipes = (self.directory / RECIPES).exists()
+        self.is_dataset = destination is None and not has_recipes and has_concepts(self.directory)
+        self._recipes_file = recipes
+        self._destination = None if destination is None else destination.resolve()
+        self._book: RecipeBook | None = None
+        self.entries: list[Entry] = []
+        self._homes: dict[str, tuple[Shelf | None, str]] = {}
+        self.rescan()
+
+    @property
+    def destination(self) -> Path | None:
+        """The concept or training folder that originals are for; None for a dataset, and where nobody has said."""
+        return None if self.is_dataset else self._place
+
+    @property
+    def defaults(self) -> Defaults:
+        """What goes for pictures without a recipe of their own: of the originals, or of pictures that are as they
+        are."""
+        return self.book.defaults
+
+    @property
+    def book(self) -> RecipeBook:
+        """The recipes of the originals; of a dataset those of its adopted pictures."""
+        return self._shelves[0].book
+
+    def rescan(self) -> None:
+        """Reads everything anew: pictures, recipes, and what became of them."""
+        if self.is_dataset:
+            self.root = find_root(self.directory)
+            self._place = None
+            self.manifest = Manifest(self.root)
+            follow_renamed(self.root, self.manifest)
+            others = sorted({record.folder for record in self.manifest.records.values()} - {ORIGINALS})
+            self._shelves = [adopted_shelf(self.root, self.manifest)]
+            self._shelves += [recorded_shelf(self.root, key, self.manifest) for key in others]
+        else:
+            self._open_originals()
+        self._list()
+
+    def _open_originals(self) -> None:
+        beside = self.directory / RECIPES
+        place = self._destination
+        if place is None and beside.exists():
+            said = RecipeBook(self.directory).prepare.destination
+            place = (self.directory / said).resolve() if said else None
+        self._place = place
+        self.root = self.directory if place is None else _root_of(place, self.directory)
+        file = self._recipes_file or (beside if place is None else recipes_file(self.directory, self.root))
+        if self._book is None or self._book.file != file:
+            self._book = RecipeBook(self.directory, file=file)
+        self._book.refresh()
+        self.manifest = Manifest(self.root)
+        follow_renamed(self.root, self.manifest)
+        self._shelves = [source_shelf(self.root, self.directory, place, self._book)]
+
+    def _list(self) -> None:
+        """Fills `entries`."""
+        self._homes = {}
+        entries: list[Entry] = []
+        owned: set[Path] = set()
+        for number, shelf in enumerate(self._shelves):
+            for entry in _entries_of(self.root, shelf, self.manifest):
+                owned.update(entry.outputs)
+                # Names of other folders could be those of pictures here.
+                name = entry.name if number == 0 else f"{shelf.key}/{entry.name}"
+                if self.is_dataset and not self._is_here(entry):
+                    continue
+                self._homes[name] = shelf, entry.name
+                entries.append(replace(entry, name=name))
+        if self.is_dataset:
+            for below, path in find_pictures(self.directory):
+                if path not in owned and is_concept(path.parent.name):
+                    above = self.directory.relative_to(self.root).as_posix()
+                    parts = [part for part in (above, below) if part not in (".", "")]
+                    name = recipe_name("/".join(parts), path.name)
+                    if name not in self._homes:
+                        self._homes[name] = None, name
+                        state = "as it is" if self.book.recipe_of(name) == Recipe() else "stale"
+                        entries.append(Entry(name, path, (path,), state))
+        self.entries = sorted(entries, key=lambda entry: entry.name)
+
+    def _is_here(self, entry: Entry) -> bool:
+        """Whether an entry of a dataset lies below the folder that was opened."""
+        places = entry.outputs or (self.root / entry.name,)
+        return any(path.is_relative_to(self.directory) for path in places)
+
+    def set_up(self, prepare: Prepare, defaults: Defaults, *, write: bool = True) -> None:
+        """Sets what goes for the whole folder of originals; write=False only supposes it, to see what would come of it.
+
+        Raises LoratoryError where it cannot be written.
+        """
+        self.book.set_up(prepare, defaults, write=write)
+        self.rescan()
+
+    def entry_of(self, picture: Path) -> Entry | None:
+        """The entry that a picture belongs to, as original or as output."""
+        path = picture.parent.resolve() / picture.name
+        return next((entry for entry in self.entries if path == entry.source or path in entry.outputs), None)
+
+    def recipe_of(self, entry: Entry) -> Recipe:
+        """The recipe of a picture; the plain one where it has none."""
+        shelf, name = self._homes[entry.name]
+        return (shelf or self._shelves[0]).book.recipe_of(name)
+
+    def settled(self, entry: Entry, recipe: Recipe | None = None) -> Settled:
+        """The recipe of a picture, or another, with every open choice made."""
+        shelf, _ = self._homes[entry.name]
+        return settle(recipe or self.recipe_of(entry), (shelf or self._shelves[0]).book.defaults, "")
+
+    def change(self, label: str, recipes: Mapping[str, Recipe | None]) -> int:
+        """Gives pictures, by the names of their entries, new recipes as one step that can be undone; how many change.
+
+        Nothing is built yet. Raises LoratoryError where the recipes cannot be written.
+        """
+        by_shelf: dict[int, dict[str, Recipe | None]] = {}
+        for entry_name, recipe in recipes.items():
+            shelf, name = self._homes[entry_name]
+            by_shelf.setdefault(self._shelves.index(shelf) if shelf else 0, {})[name] = recipe
+        batch_id = secrets.token_hex(8)
+        changed = 0
+        for number, changes in by_shelf.items():
+            batch = self._shelves[number].book.change(label, changes, batch_id=batch_id)
+            changed += 0 if batch is None else len(batch.changes)
+        self.rescan()
+        return changed
+
+    def undo(self) -> str | None:
+        """Takes the last change of recipes back, of whichever process: its label, None where there is none."""
+        return self._step(forward=False)
+
+    def redo(self) -> str | None:
+        """Undoes the last undo: its label, None where there is none."""
+        return self._step(forward=True)
+
+    def _step(self, *, forward: bool) -> str | None:
+        last = [
+            (shelf.book, history[forward][-1]) for shelf in self._shelves if (history := shelf.book.history())[forward]
+        ]
+        if not last:
+            return None
+        newest = (min if forward else max)((batch for _, batch in last), key=lambda batch: batch.time_s)
+        for book, batch in last:
+            if batch.id == newest.id:
+                book.redo() if forward else book.undo()
+        self.rescan()
+        return newest.label
+
+    def history(self) -> list[tuple[float, str, int]]:
+        """What changed recipes and is in force, oldest first: (seconds since the epoch, label, pictures)."""
+        steps: dict[str, tuple[float, str, int]] = {}
+        for shelf in self._shelves:
+            for batch in shelf.book.history()[0]:
+                count = steps[batch.id][2] if batch.id in steps else 0
+                steps[batch.id] = batch.time_s, batch.label, count + len(batch.changes)
+        return sorted(steps.values())
+
+    def pending(self) -> list[Entry]:
+        """The entries of which building would make something."""
+        return [entry for entry in self.entries if entry.state in ("new", "stale")]
+
+    def build(
+        self,
+        entries: Iterable[Entry] | None = None,
+        *,
+        progress: Progress = _silent,
+        looking: Progress = _silent,
+        stop: Event | None = None,
+        options: Options | None = None,
+    ) -> Report:
+        """Makes what the recipes tell of these entries, None for all, and has their captions follow.
+
+        progress, looking: called with how many are done, of how many, and the name, while pictures are made and, before
+        that, looked at. Raises LoratoryError where nothing can be made, or no more.
+        """
+        chosen = self._adopted(self.entries if entries is None else list(entries))
+        names: dict[int, set[str]] = {}
+        for entry in chosen:
+            shelf, name = self._homes.get(entry.name, (None, ""))
+            if shelf is not None:
+                names.setdefault(self._shelves.index(shelf), set()).add(name)
+        shelves = [(self._shelves[number], some) for number, some in sorted(names.items())]
+        for shelf, _ in shelves:
+            if shelf.problem is not None:
+                raise shelf.problem
+        try:
+            return work(self.root, self.manifest, shelves, options or Options(), progress, looking, stop or Event())
+        finally:
+            self.rescan()
+
+    def _adopted(self, entries: list[Entry]) -> list[Entry]:
+        """The entries, of those that got their first recipe the original put aside."""
+        first = [entry for entry in entries if entry.state == "stale" and self._homes[entry.name][0] is None]
+        if first:
+            adopt.recover(self.root, self.manifest)
+            extension = caption_extension(self.root)
+            for entry in first:
+                adopt.adopt(self.root, self.manifest, entry.source, extension)
+            self.rescan()
+        return entries
+
+    def arrange(self, options: Options | None = None, *, looking: Progress = _silent) -> list[Arranged]:
+        """What `build` would do, with nothing written."""
+        chosen = options or Options()
+        return [arrange(shelf, self.manifest, None, chosen, looking, Event()) for shelf in self._shelves]
+
+    def preview(self, entry: Entry, recipe: Recipe, box_px: int) -> tuple[Image.Image, Image.Image]:
+        """(before, after), each within `box_px` px: the original, and what the recipe makes of it.
+
+        What a network would enlarge is enlarged plainly here. Parts of a sheet stand side by side. Raises
+        LoratoryError for a picture that cannot be read and a recipe that cannot be applied.
+        """
+        settled = self.settled(entry, recipe)
+        picture = read_picture(entry.source).pixels
+        made = apply(picture, settled, lanczos, target=lambda size: target_size(size, settled))
+        return _within(flattened(picture), box_px), _within(_side_by_side(made), box_px)
+
+
+def _root_of(place: Path, source: Path) -> Path:
+    root = find_root(place)
+    # The history of recipes lies in the source's own .loratory, which makes it no dataset.
+    return root if root != source else (place.parent if is_concept(place.name) and place.parent != source else place)
+
+
+def _entries_of(root: Path, shelf: Shelf, manifest: Manifest) -> list[Entry]:
+    records = manifest.of_folder(shelf.key)
+    originals = list(shelf.originals.values())
+    own = {name: str(record.done["name"]) for name, record in records.items() if "name" in record.done}
+    bases = name_outputs(originals, shelf.book.recipes, own) if shelf.problem is None else {}
+    entries: list[Entry] = []
+    for original in originals:
+        record = records.get(original.name)
+        outputs, state = _state(root, shelf, original, record, bases)
+        entries.append(Entry(original.name, original.path, outputs, state))
+    for name, record in records.items():
+        if name not in shelf.originals:
+            outputs = tuple(root / output.path for output in record.outputs)
+            entries.append(Entry(name, shelf.folder / name, outputs, "source gone"))
+    return entries
+
+
+def _state(
+    root: Path, shelf: Shelf, original: Original, record: Record | None, bases: Mapping[str, str]
+) -> tuple[tuple[Path, ...], State]:
+    if shelf.problem is not None:
+        return (), "new"
+    recipe = shelf.book.recipe_of(original.name)
+    if record is None:
+        # Which ending it gets is known when it has been looked at.
+        return (), "made" if recipe.skip else "new"
+    made = tuple(root / output.path for output in record.outputs)
+    if shelf.adopted and recipe == Recipe():
+        return made or (original.folder / original.path.name,), "as it is" if record.done == adopt.AS_IT_IS else "stale"
+    if record.stamp != stamp_of(original.path):
+        return made, "stale"
+    look: Look = record.look
+    plan = plan_picture(original, bases.get(original.name, ""), recipe, shelf.book.defaults, look)
+    return plan.targets or made, state_of(root, record, plan)
+
+
+def _within(picture: Image.Image, box_px: int) -> Image.Image:
+    if max(picture.size) <= box_px:
+        return picture
+    scale = box_px / max(picture.size)
+    return lanczos(picture, (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+
+
+def _side_by_side(parts: list[Image.Image]) -> Image.Image:
+    if len(parts) == 1:
+        return parts[0]
+    gap = max(4, max(part.width for part in parts) // 40)
+    width = sum(part.width for part in parts) + gap * (len(parts) - 1)
+    row = Image.new("RGB", (width, max(part.height for part in parts)), (128, 128, 128))
+    left = 0
+    for part in parts:
+        row.paste(part, (left, 0))
+        left += part.width + gap
+    return row

@@ -1,0 +1,65 @@
+"""What the outputs are called: as their originals where that is possible, and never two the same."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from unicodedata import normalize
+
+from loratory.dataset.listing import stem
+from loratory.imaging.recipe import Recipe
+from loratory.preparation.places import Original, safe_name
+
+
+def parts_of(base: str, recipe: Recipe) -> tuple[str, ...]:
+    """The stems of what comes out of a picture called `base`: `_1`, `_2`, … for the parts of a sheet."""
+    if recipe.split:
+        return tuple(f"{base}_{number}" for number in range(1, len(recipe.split) + 1))
+    return (base,)
+
+
+def name_outputs(
+    originals: Sequence[Original],
+    recipes: Mapping[str, Recipe],
+    recorded: Mapping[str, str],
+    taken: Iterable[Path] = (),
+) -> dict[str, str]:
+    """The stem of each picture's output by the picture's name, in folders that may not tell a from A.
+
+    Recipes that give a name come first, then those that had one before (`recorded`), then the others in their order;
+    where a name is gone, a number is added. taken: outputs of other folders of originals.
+    """
+    claimed: set[tuple[Path, str]] = {_claim(path.parent, stem(path.name)) for path in taken}
+    bases: dict[str, str] = {}
+
+    def claim(original: Original, wanted: str) -> None:
+        recipe = recipes.get(original.name) or Recipe()
+        base, number = wanted, 1
+        while True:
+            claims = {_claim(original.folder, part) for part in parts_of(base, recipe)}
+            if not claims & claimed:
+                break
+            number += 1
+            base = f"{wanted}-{number}"
+        claimed.update(claims)
+        bases[original.name] = base
+
+    waiting = [one for one in originals if not (recipes.get(one.name) or Recipe()).skip]
+    for original in waiting:
+        recipe = recipes.get(original.name)
+        if recipe is not None and recipe.name:
+            claim(original, safe_name(recipe.name))
+    for original in waiting:
+        if original.name not in bases and original.name in recorded:
+            claim(original, recorded[original.name])
+    for original in waiting:
+        if original.name not in bases:
+            claim(original, natural_name(original))
+    return bases
+
+
+def natural_name(original: Original) -> str:
+    """The stem of an original as a name that can be used."""
+    return safe_name(stem(original.path.name))
+
+
+def _claim(folder: Path, part: str) -> tuple[Path, str]:
+    return folder, normalize("NFC", part).casefold()

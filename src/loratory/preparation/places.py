@@ -1,0 +1,159 @@
+"""Where originals lie and where what is made of them goes. Nothing here is written."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from unicodedata import category
+
+from loratory.dataset.findings import shown
+from loratory.dataset.listing import IMAGE_EXTENSIONS, extension, list_folder, parse_folder_name
+from loratory.errors import LoratoryError
+
+STATE = ".loratory"
+ORIGINALS = f"{STATE}/originals"
+
+# What an original may be called, beside what trainers read.
+EXTENSIONS = IMAGE_EXTENSIONS | {".gif", ".tif", ".tiff", ".heic", ".heif", ".jxl", ".jfif"}
+
+_DEEPEST = 5
+# Control characters, halves of characters, and what breaks a line.
+_UNSAFE = ("Cc", "Cs", "Zl", "Zp")
+# A dataset opened at one of its folders shares the state of the whole; this far up it is looked for.
+_ROOT_LEVELS = 3
+
+
+@dataclass(frozen=True)
+class Original:
+    """A picture to be prepared. name: in the recipes, its path below the folder of the originals. folder: which gets
+    what is made of it."""
+
+    name: str
+    path: Path
+    folder: Path
+
+
+def find_root(directory: Path) -> Path:
+    """The folder whose `.loratory` is the dataset's: the nearest that has one, else the one above a concept folder."""
+    for candidate in (directory, *directory.parents[:_ROOT_LEVELS]):
+        if (candidate / STATE).is_dir() and candidate != Path.home():
+            return candidate
+    return directory.parent if is_concept(directory.name) else directory
+
+
+def is_concept(name: str) -> bool:
+    """Whether a folder of this name is a concept folder, `N_name`."""
+    return parse_folder_name(name)[2] is None
+
+
+def has_concepts(directory: Path) -> bool:
+    """Whether a folder is a concept folder or holds some."""
+    if is_concept(directory.name):
+        return True
+    try:
+        return any(is_concept(entry.name) for entry in list_folder(directory).directories)
+    except OSError:
+        return False
+
+
+def find_pictures(source: Path, without: Path | None = None) -> Iterator[tuple[str, Path]]:
+    """(folders between with "/", file) of each picture below `source`, five deep, sorted by folder and name.
+
+    Hidden folders, `without`, and folders that links lead back to are left out. Raises LoratoryError when `source`
+    cannot be listed; a folder below it that cannot is left out.
+    """
+    yield from _pictures(source, "", without, set(), _DEEPEST)
+
+
+def _pictures(
+    directory: Path, below: str, without: Path | None, seen: set[tuple[int, int]], depth: int
+) -> Iterator[tuple[str, Path]]:
+    try:
+        status = directory.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            return
+        seen.add((status.st_dev, status.st_ino))
+        listing = list_folder(directory)
+    except OSError as error:
+        if depth == _DEEPEST:
+            raise LoratoryError(f"{directory} cannot be read ({error.strerror}).", hint="Check the path.") from error
+        return
+    for name in listing.names:
+        if extension(name) in EXTENSIONS and not name.startswith("."):
+            yield below, directory / name
+    if depth:
+        for entry in listing.directories:
+            path = Path(entry.path)
+            if not entry.name.startswith(".") and path != without:
+                yield from _pictures(path, f"{below}/{entry.name}" if below else entry.name, without, seen, depth - 1)
+
+
+def recipe_name(below: str, file_name: str) -> str:
+    """What a picture is called in the recipes: its path below their folder."""
+    return f"{below}/{file_name}" if below else file_name
+
+
+def concept_folder(destination: Path, below: str, repeats: int, tokens: str) -> Path:
+    """The concept folder for pictures that lie in `below` of their source.
+
+    A name `N_name` on the way there is taken as it is, the deepest of several; else the first folder gets `repeats`;
+    pictures that lie in no folder go by `tokens`. A folder that differs in its repeats alone is taken where it exists:
+    balancing renames them.
+    """
+    if is_concept(destination.name):
+        return destination
+    parts = below.split("/") if below else []
+    named = [part for part in parts if is_concept(part)]
+    name = named[-1] if named else f"{repeats}_{safe_name(parts[0] if parts else tokens)}"
+    return existing_folder(destination, name)
+
+
+def existing_folder(parent: Path, name: str) -> Path:
+    """`parent`/`name`, or the one folder there that differs in its repeats alone."""
+    if not (parent / name).is_dir():
+        tokens = parse_folder_name(name)[1]
+        try:
+            others = [one.name for one in list_folder(parent).directories]
+        except OSError:
+            others = []
+        same = [other for other in others if is_concept(other) and parse_folder_name(other)[1] == tokens]
+        if len(same) == 1:
+            return parent / same[0]
+    return parent / name
+
+
+def safe_name(name: str) -> str:
+    """A file name that every disk and trainer takes: valid UTF-8, no control characters, no path."""
+    text = os.fsencode(name).decode("utf-8", "replace")
+    text = "".join("_" if c in "/\N{REPLACEMENT CHARACTER}" or category(c) in _UNSAFE else c for c in text)
+    text = text.strip(". ") or "_"
+    while len(text.encode()) > 200:
+        text = text[:-1]
+    return text
+
+
+def check_folders(source: Path, destination: Path) -> None:
+    """Raises LoratoryError unless pictures can go from `source` to `destination`; neither is touched."""
+    if not source.exists():
+        raise LoratoryError(f"{source} does not exist.", hint="Give the folder of the original pictures.")
+    if not source.is_dir():
+        raise LoratoryError(f"{source} is not a folder.", hint="Give the folder that holds the original pictures.")
+    if destination.exists() and not destination.is_dir():
+        raise LoratoryError(f"{destination} is not a folder.", hint="Give the folder that the pictures go to.")
+    source, destination = source.resolve(), destination.resolve()
+    if source == destination:
+        raise LoratoryError(
+            f"The originals and what is made of them cannot lie in the same folder ({source}).",
+            hint="`loratory prepare Raw training` makes training/N_name from Raw.",
+        )
+    if source.is_relative_to(destination) and is_concept(destination.name):
+        raise LoratoryError(
+            f"The originals in {source} lie inside the concept folder {shown(destination.name)} itself: trainers would "
+            "find them there too.",
+            hint="Move them out of it first.",
+        )
+    if source.is_relative_to(destination) and is_concept(source.name):
+        raise LoratoryError(
+            f"{source} is a concept folder of {destination} itself.",
+            hint="Pictures of a training folder are changed where they are: `loratory check DIR --fix RULE`.",
+        )

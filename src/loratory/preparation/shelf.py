@@ -1,0 +1,128 @@
+"""A folder of originals with its recipes, and where what is made of them goes."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loratory.errors import LoratoryError
+from loratory.imaging.recipe import AS_THEY_ARE
+from loratory.preparation.book import RECIPES, RecipeBook
+from loratory.preparation.manifest import Manifest
+from loratory.preparation.places import (
+    ORIGINALS,
+    STATE,
+    Original,
+    concept_folder,
+    existing_folder,
+    find_pictures,
+    recipe_name,
+)
+
+
+@dataclass
+class Shelf:
+    """One folder of originals of a dataset.
+
+    key: the folder as `Record.folder` tells it. originals: by their name in the recipes, in the order in which they are
+    done. problem: why nothing of it can be made, None where it can. adopted: whether these are originals of pictures
+    that lay in the training folder before.
+    """
+
+    folder: Path
+    key: str
+    book: RecipeBook
+    originals: dict[str, Original] = field(default_factory=dict[str, Original])
+    problem: LoratoryError | None = None
+    adopted: bool = False
+
+
+def folder_key(root: Path, folder: Path) -> str:
+    """How the manifest of `root` tells a folder: as seen from there, so that both can move together."""
+    return Path(os.path.relpath(folder, root)).as_posix()
+
+
+def source_shelf(root: Path, source: Path, destination: Path | None, book: RecipeBook) -> Shelf:
+    """The pictures below `source`, for `destination`; without one, nothing of them can be made.
+
+    Raises LoratoryError when `source` cannot be listed.
+    """
+    shelf = Shelf(source, folder_key(root, source), book)
+    if destination is None:
+        shelf.problem = LoratoryError(
+            f"Where the pictures of {source} go is not known.",
+            hint=f"`loratory prepare {source} TRAINING_FOLDER --token NAME` says it once.",
+        )
+    tokens = concept_tokens(book)
+    for below, path in find_pictures(source, without=destination):
+        name = recipe_name(below, path.name)
+        place = (
+            source if destination is None else concept_folder(destination, below, book.prepare.repeats, tokens or "?")
+        )
+        if destination is not None and not tokens and place.name.endswith("_?"):
+            shelf.problem = shelf.problem or LoratoryError(
+                f"What the pictures that lie directly in {source} show has no name yet.",
+                hint="Give the tag to prompt with: --token NAME, and what it is: --class NAME. Or name the folder they "
+                f"go to: {destination / '10_NAME'}.",
+            )
+        shelf.originals[name] = Original(name, path, place)
+    return shelf
+
+
+def adopted_shelf(root: Path, manifest: Manifest) -> Shelf:
+    """The originals of pictures that lay in the dataset at `root` before."""
+    folder = root / ORIGINALS
+    shelf = Shelf(folder, ORIGINALS, RecipeBook(folder, defaults=AS_THEY_ARE), adopted=True)
+    if folder.is_dir():
+        for below, path in find_pictures(folder):
+            parent = root / below
+            name = recipe_name(below, path.name)
+            if (ORIGINALS, name) in manifest.records:
+                shelf.originals[name] = Original(name, path, existing_folder(parent.parent, parent.name))
+    return shelf
+
+
+def recorded_shelf(root: Path, key: str, manifest: Manifest) -> Shelf:
+    """The originals of a folder elsewhere from which pictures of the dataset at `root` were made, as far as those go.
+
+    Raises LoratoryError for recipes that cannot be read.
+    """
+    folder = Path(os.path.normpath(root / key))
+    shelf = Shelf(folder, key, RecipeBook(folder, file=recipes_file(folder, root)))
+    for name, record in sorted(manifest.of_folder(key).items()):
+        made = [root / output.path for output in record.outputs] or [root / path for path in record.captions]
+        path = folder / name
+        if made and path.exists():
+            shelf.originals[name] = Original(name, path, made[0].parent)
+    return shelf
+
+
+def recipes_file(source: Path, root: Path) -> Path:
+    """Where the recipes of `source` stand: beside the originals, or with the dataset where those cannot be written."""
+    beside, inside = source / RECIPES, root / STATE / RECIPES
+    if beside.exists() or (os.access(source, os.W_OK) and not inside.exists()):
+        return beside
+    return inside
+
+
+def concept_tokens(book: RecipeBook) -> str:
+    """What the name of a concept folder says after its repeats: "token" or "token class"."""
+    prepare = book.prepare
+    return f"{prepare.token} {prepare.class_token}".strip() if prepare.token else ""
+
+
+def follow_renamed(root: Path, manifest: Manifest) -> None:
+    """Has the manifest know concept folders that were renamed to other repeats, as balancing does."""
+    paths = {
+        path.rpartition("/")[0]
+        for record in manifest.records.values()
+        for path in (*(output.path for output in record.outputs), *record.captions)
+    }
+    moved: dict[str, str] = {}
+    for path in paths:
+        folder = root / path
+        if path and not folder.is_dir():
+            now = existing_folder(folder.parent, folder.name)
+            if now != folder and now.is_dir():
+                moved[path] = now.relative_to(root).as_posix()
+    if moved:
+        manifest.move_folders(moved)
