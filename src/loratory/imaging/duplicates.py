@@ -19,7 +19,7 @@ Levels = npt.NDArray[np.float32]
 Kind = Literal["same", "similar", "mirrored"]
 
 # Of the 64 bits of two hashes, how many may differ for the thumbnails to be compared: two unrelated pictures come this
-# near once in 2,000 pairs, and copies cut by 3 % of each side do so nine times of ten.
+# near by chance now and then, copies nearly always.
 _FARTHEST_BITS = 18
 # Least correlation of the thumbnails' grey levels: all of the picture, and of its details.
 _ALIKE, _DETAILS_ALIKE = 0.94, 0.75

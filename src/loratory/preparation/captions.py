@@ -200,11 +200,21 @@ def commit(root: Path, manifest: Manifest, plan: CaptionPlan, label: str) -> Out
 
 
 def recover(root: Path, manifest: Manifest) -> None:
-    """Notes what was written of the captions of a process that died before it could."""
-    expected = manifest.expected
+    """Ends what a process that died had begun to write of captions, and notes what it wrote.
+
+    Raises LoratoryError where a batch of another kind is to be recovered first.
+    """
+    expected, journal = manifest.expected, Journal(root)
+    pending = journal.pending()
+    if pending is not None:
+        if expected is None or pending.id <= expected["later_than"] or pending.label != expected["label"]:
+            raise LoratoryError(
+                f"A batch of {pending.count} captions in {root} was cut short ({pending.label}); nothing was changed.",
+                hint=f"`loratory tag recover {root} --finish` completes it, `--roll-back` takes it back.",
+            )
+        journal.finish()
     if expected is None:
         return
-    journal = Journal(root)
     later = [one for one in journal.batches() if one.id > expected["later_than"] and one.label == expected["label"]]
     if later and later[0].state == "done":
         written = {change.path for change in journal.changes(later[0].id)}

@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from loratory.dataset.listing import extension, stem
 from loratory.editing.checks.finding import CaptionFinding, RecipeFix
 from loratory.imaging.opening import UnreadablePicture
 from loratory.imaging.reading import peek
@@ -91,6 +92,9 @@ def plan_recipes(
                 refused.append((path, "its recipe crops, splits or flips it already: change that recipe instead"))
                 continue
             changes = _in_original(changes, path, entry.source)
+        if "format" in changes and not before.name and _is_taken(entry, entries):
+            name = f"{stem(entry.source.name)}_{extension(entry.source.name)[1:]}"
+            changes = {"name": name, **changes}
         recipe = _changed(before, changes, turns)
         if recipe == before:
             unchanged += 1
@@ -133,6 +137,12 @@ def _by_picture(entries: "Sequence[Entry]") -> "dict[Path, Entry]":
         for path in (entry.source, *entry.outputs):
             by_picture[_place(path)] = entry
     return by_picture
+
+
+def _is_taken(entry: "Entry", by_picture: "Mapping[Path, Entry]") -> bool:
+    """Whether the PNG that is made of a picture would be called as another picture is."""
+    target = _place(entry.outputs[0] if entry.outputs else entry.source).with_suffix(".png")
+    return by_picture.get(target, entry) is not entry
 
 
 def _place(path: Path) -> Path:

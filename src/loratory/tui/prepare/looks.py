@@ -142,7 +142,7 @@ class DifferenceLook:
             after = _made(self.path, self.recipe, self.defaults)
         one, other = _side_by_side(before), _side_by_side(after)
         ratio = psnr(one, other)
-        self.studio.note(self, "nothing differs" if isinf(ratio) else f"PSNR {ratio:.1f} dB")
+        self.studio.note(self, "nothing is changed" if isinf(ratio) else f"changed, PSNR {ratio:.1f} dB")
         return difference(one, other)
 
 

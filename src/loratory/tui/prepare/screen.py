@@ -73,16 +73,16 @@ class PrepareScreen(Pane):
 
     def _opened(self, snapshot: Snapshot) -> None:
         is_first = self.snapshot is None
-        self.load(snapshot)
+        self.load(snapshot, anew=True)
         if is_first:
             self.arrive(self._at)
         self.look()
 
-    def load(self, snapshot: Snapshot) -> None:
-        """Takes over what is on the desk, and looks at the pictures that are new on it."""
+    def load(self, snapshot: Snapshot, *, anew: bool = False) -> None:
+        """Takes over what is on the desk, and looks at the pictures that are new on it, or at all of them anew."""
         self.snapshot = snapshot
         self.state.load(snapshot.entries, snapshot.recipes, snapshot.defaults)
-        self.work.survey(snapshot.entries)
+        self.work.survey(snapshot.entries, None if anew else self.state.facts)
         self.look()
 
     def failed(self, told: Told) -> None:
@@ -107,7 +107,8 @@ class PrepareScreen(Pane):
         """Whether all pictures were looked at, and nothing is being written or built."""
         if not self._has_begun or not self.state.is_loaded:
             return False
-        return self.state.is_surveyed and not self.work.is_writing and not self.work.is_building
+        work = self.work
+        return self.state.is_surveyed and not (work.is_surveying or work.is_writing or work.is_building)
 
     def watch_build(self) -> None:
         """Shows how a build goes on, until it ends."""

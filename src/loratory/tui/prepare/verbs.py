@@ -395,7 +395,7 @@ class Verbs:
             self._tell("nothing is being built")
 
     def _built(self, reports: "Sequence[Report]", wrong: Told | None, snapshot: Snapshot) -> None:
-        self._screen.load(snapshot)
+        self._screen.load(snapshot, anew=True)
         self._screen.panes.reload()
         self._screen.tell(wrong or _told_of_build(reports))
 

@@ -122,18 +122,14 @@ def side_lines(state: PrepareState, keymap: Keymap, width: int, height: int, gly
         return _text(_nothing(state), width, "$text-warning")
     if state.boxes is not None:
         return _box_lines(state, state.boxes, width, glyphs)[:height]
-    lines = [
-        Content(fitted(shown(entry.name.rpartition("/")[2]), width, glyphs.ellipsis)).stylize("bold"),
-        *_fact_lines(state, entry, width, glyphs),
-        Content(""),
-        *_recipe_lines(state, entry, width, glyphs),
-    ]
+    name = Content(fitted(shown(entry.name.rpartition("/")[2]), width, glyphs.ellipsis)).stylize("bold")
+    head, details = _fact_lines(state, entry, width, glyphs)
+    recipe = _recipe_lines(state, entry, width, glyphs)
     told = _finding_lines(state, entry, keymap, width, glyphs)
-    if told:
-        # What is found is never cut off altogether by what is known.
-        kept = max(3, height - 1 - len(told)) if len(lines) + 1 + len(told) > height else len(lines)
-        lines = [*lines[: max(kept, height // 2)], Content(""), *told]
-    return lines[:height]
+    # Where room is short, what is merely worth knowing gives way first, and the recipe never does.
+    room = height - 2 - len(head) - len(recipe) - (1 + len(told) if told else 0)
+    lines = [name, *head, *details[: max(0, room)], Content(""), *recipe]
+    return [*lines, Content(""), *told][:height] if told else lines[:height]
 
 
 def view_line(state: PrepareState, is_file: bool, measured: str, width: int, glyphs: Glyphs) -> Content:
@@ -141,13 +137,12 @@ def view_line(state: PrepareState, is_file: bool, measured: str, width: int, gly
     entry = state.current
     if entry is None:
         return Content("")
-    dot = f" {glyphs.dot} "
     if state.boxes is not None:
         word = "the boxes are filled" if state.boxes.kind == "erase" else "what is bright is kept"
     elif state.view == "original":
         word = "the original"
     elif state.view == "difference":
-        word = f"what cleaning does{dot}{measured or 'measuring' + glyphs.ellipsis}"
+        word = measured or f"what is changed{glyphs.ellipsis}"
     elif state.recipe(entry).skip:
         word = "left out"
     else:
@@ -155,21 +150,18 @@ def view_line(state: PrepareState, is_file: bool, measured: str, width: int, gly
     return Content(fitted(word, width, glyphs.ellipsis)).stylize("$foreground-muted")
 
 
-def _fact_lines(state: PrepareState, entry: "Entry", width: int, glyphs: Glyphs) -> list[Content]:
+def _fact_lines(state: PrepareState, entry: "Entry", width: int, glyphs: Glyphs) -> tuple[list[Content], list[Content]]:
+    """(how it is trained, or why it cannot be; what else is known of it)."""
     facts = state.facts_of(entry)
     if facts is None:
-        return _text(f"looking{glyphs.ellipsis}", width, "$foreground-muted")
+        return _text(f"looking{glyphs.ellipsis}", width, "$foreground-muted"), []
     if facts.problem:
-        return _text(facts.reason or facts.problem, width, "$text-error")
-    size = "{}x{}".format(*facts.size)
-    looks = [
-        trained(sides(box), state.recipe(entry), state.defaults(entry)) for box in cuts(state.recipe(entry), facts.size)
-    ]
-    first = f"{size} {glyphs.arrow} {trained_words(looks[0])}" + (f", and {len(looks) - 1} more" if looks[1:] else "")
-    lines = _text(first, width)
-    for line in facts_words(facts):
-        lines += _text(line, width, "$foreground-muted")
-    return lines
+        return _text(facts.reason or facts.problem, width, "$text-error"), []
+    recipe, defaults = state.recipe(entry), state.defaults(entry)
+    looks = [trained(sides(box), recipe, defaults) for box in cuts(recipe, facts.size)]
+    more = f", and {len(looks) - 1} more" if looks[1:] else ""
+    head = _text("{}x{} {} ".format(*facts.size, glyphs.arrow) + trained_words(looks[0]) + more, width)
+    return head, [row for line in facts_words(facts) for row in _text(line, width, "$foreground-muted")]
 
 
 def _recipe_lines(state: PrepareState, entry: "Entry", width: int, glyphs: Glyphs) -> list[Content]:

@@ -21,6 +21,7 @@ from loratory.tui.writer import Writer
 
 if TYPE_CHECKING:
     from loratory.editing.checks.finding import CaptionFinding
+    from loratory.editing.checks.picture_context import PictureContext
     from loratory.editing.items import Item
     from loratory.editing.session import Session
     from loratory.imaging.apply import Settled
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 # Facts are handed over so often, and findings made anew while pictures are still looked at.
 _HAND_OVER_EVERY_S = 0.25
 _CHECK_EVERY_S = 4.0
+# So long nothing may be changed before what was changed is checked.
+_SETTLED_AFTER_S = 0.3
 # So long the end waits for the picture in hand. A build that is cut off there goes on at the next one.
 _BUILD_ENDS_WITHIN_S = 3.0
 
@@ -63,6 +66,8 @@ class Work:
         self.stopping = threading.Event()
         self.built: deque[str] = deque()  # names that a build came to, for the screen to take
         self.progress: Progress | None = None
+        self.is_surveying = False
+        self._context: PictureContext | None = None
         self._desk: Desk | None = None
         self._desk_free = threading.Condition()
         self._waiting = 0  # for the desk, before a build that goes on
@@ -169,22 +174,32 @@ class Work:
 
     # --- facts and findings ---
 
-    def survey(self, entries: "Sequence[Entry]") -> None:
-        """Looks at every picture, those known already at once, and checks them; in place of a survey that goes on."""
+    def survey(self, entries: "Sequence[Entry]", known: Mapping[Path, PictureFacts] | None = None) -> None:
+        """Looks at every picture that is not `known`, and checks all; in place of a survey that goes on.
+
+        Without `known` the files are looked at anew (what has not changed is told at once), and the settings too.
+        """
         self._stop_survey.set()
         self._stop_survey = stop = threading.Event()
-        threading.Thread(target=lambda: self._survey(list(entries), stop), daemon=True, name="survey").start()
+        self.is_surveying = True
+        facts = None if known is None else dict(known)
+        threading.Thread(target=lambda: self._survey(list(entries), facts, stop), daemon=True, name="survey").start()
 
-    def _survey(self, entries: "list[Entry]", stop: threading.Event) -> None:
+    def _survey(
+        self, entries: "list[Entry]", facts_known: dict[Path, PictureFacts] | None, stop: threading.Event
+    ) -> None:
         from loratory.imaging.survey import survey
 
-        paths = list(dict.fromkeys(path for entry in entries for path in (entry.source, *looked_at(entry))))
-        known: dict[Path, PictureFacts] = {}
+        # One change follows another while somebody types: only the last is looked into.
+        if facts_known is not None and stop.wait(_SETTLED_AFTER_S):
+            return
+        known = facts_known or {}
+        wanted = dict.fromkeys(path for entry in entries for path in (entry.source, *looked_at(entry)))
         fresh: dict[Path, PictureFacts] = {}
         handed_s = checked_s = time.monotonic()
         try:
-            check = self._checker(entries)
-            for path, facts in survey(paths, stop=stop):
+            check = self._checker(entries, anew=facts_known is None)
+            for path, facts in survey([path for path in wanted if path not in known], stop=stop):
                 known[path] = fresh[path] = facts
                 now_s = time.monotonic()
                 if now_s - handed_s > _HAND_OVER_EVERY_S:
@@ -200,6 +215,12 @@ class Work:
         except Exception as error:  # noqa: BLE001 - as above
             told = told_of(error)
             self.deliver(lambda: self._screen.failed(told))
+        finally:
+            if not stop.is_set():
+                self.deliver(self._surveyed)
+
+    def _surveyed(self) -> None:
+        self.is_surveying = False
 
     def _hand_findings(
         self, findings: "dict[str, tuple[CaptionFinding, ...]]", stop: threading.Event, *, complete: bool
@@ -208,15 +229,20 @@ class Work:
             self.deliver(lambda: self._screen.take_findings(findings, complete=complete))
 
     def _checker(
-        self, entries: "list[Entry]"
+        self, entries: "list[Entry]", *, anew: bool
     ) -> "Callable[[Mapping[Path, PictureFacts]], dict[str, tuple[CaptionFinding, ...]]]":
-        """Finds what is wrong with the pictures whose facts are known, by the names of their entries."""
+        """Finds what is wrong with the pictures whose facts are known, by the names of their entries.
+
+        anew: what the checks go by is read again, which takes a second.
+        """
         from loratory.editing.checks.context import session_context
         from loratory.editing.checks.dataset_pictures import check_pictures
         from loratory.editing.checks.picture_context import Pictured, picture_context
 
         session = self._screen.session
-        context = picture_context(session, session_context(session))
+        context = self._context
+        if context is None or anew:
+            context = self._context = picture_context(session, session_context(session))
         items = items_of(entries, session)
 
         def check(known: Mapping[Path, PictureFacts]) -> "dict[str, tuple[CaptionFinding, ...]]":
