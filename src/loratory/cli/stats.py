@@ -62,7 +62,7 @@ class Report:
 @click.option("--section", type=click.Choice(SECTIONS), help="Show this section only, with all its rows.")
 @click.option("--goal", type=click.Choice(["character", "concept", "clothing", "style"]), help="What is learnt.")
 @click.option("--resolution", type=click.IntRange(32, 8192), metavar="PX", help="Training resolution, for the buckets.")
-@click.option("--batch-size", type=click.IntRange(1, 4096), default=1, metavar="N", help="Pictures of a batch.")
+@click.option("--batch-size", type=click.IntRange(1, 4096), metavar="N", help="Pictures of a batch.")
 @click.option("--epochs", type=click.IntRange(1, 100_000), metavar="N", help="Count exposures for N epochs.")
 @click.option("--no-pictures", is_flag=True, help="Look at captions and folders only: faster the first time.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, all rows of it.")
@@ -71,7 +71,7 @@ def stats(
     section: str | None,
     goal: str | None,
     resolution: int | None,
-    batch_size: int,
+    batch_size: int | None,
     epochs: int | None,
     no_pictures: bool,
     as_json: bool,
@@ -89,7 +89,7 @@ def stats(
     with output.working("counting"):
         report = _count(session, wanted, looks, goal or session.settings.goal, epochs)
         if "buckets" in wanted:
-            _count_buckets(report, resolution, batch_size)
+            _count_buckets(report, session, resolution, batch_size)
     if as_json:
         output.data_json(_as_json(session, report, wanted))
     else:
@@ -191,28 +191,27 @@ def _count_exposure(report: Report, session: "Session", epochs: int | None) -> N
     report.regularization = regularization(folders, report.exposure.visits, report.epochs)
 
 
-def _count_buckets(report: Report, resolution: int | None, batch_size: int) -> None:
+def _count_buckets(report: Report, session: "Session", resolution: int | None, batch_size: int | None) -> None:
     from loratory.dataset.stats import bucket_table
 
-    settings = _bucket_settings(resolution)
-    report.buckets = bucket_table(report.pictures, settings, batch_size)
+    settings = session.settings.dataset_settings(session.root)
+    if resolution is not None:
+        settings = _at_resolution(settings, resolution)
+    report.batch_size = batch_size or session.settings.train_batch_size
+    report.buckets = bucket_table(report.pictures, settings, report.batch_size)
     report.resolution, report.max_bucket_reso = min(settings.resolution_wh), settings.max_bucket_reso
-    report.batch_size = batch_size
 
 
-def _bucket_settings(resolution: int | None) -> "DatasetSettings":
-    """Those of a config that sets the resolution, with room for tall and wide pictures a quarter above it."""
-    from loratory.config.schema import DatasetSettings
-
-    usual = DatasetSettings(train_data_dir=Path())
-    side = resolution or min(usual.resolution_wh)
-    step = usual.bucket_reso_steps
-    longest = max(usual.max_bucket_reso, ceil(side * 1.25 / step) * step)
-    return DatasetSettings(
-        train_data_dir=Path(),
-        resolution=side,
-        min_bucket_reso=min(usual.min_bucket_reso, side),
-        max_bucket_reso=min(longest, 8192),
+def _at_resolution(settings: "DatasetSettings", side: int) -> "DatasetSettings":
+    """The settings at another resolution, with room for tall and wide pictures a quarter above it."""
+    step = settings.bucket_reso_steps
+    longest = max(settings.max_bucket_reso, ceil(side * 1.25 / step) * step)
+    return settings.model_copy(
+        update={
+            "resolution": side,
+            "min_bucket_reso": min(settings.min_bucket_reso, side),
+            "max_bucket_reso": min(longest, 8192),
+        }
     )
 
 

@@ -1,5 +1,6 @@
 """What fixes of pictures come to: changes of their recipes, and the pictures built anew."""
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from loratory.preparation.build import Report
     from loratory.preparation.desk import Desk, Entry
 
+# Most disks allow 255; the rest is for what is written beside it for a moment.
+_LONGEST_NAME_BYTES = 200
 _BOXES = ("crop", "split", "erase")
 
 BuildProgress = Callable[[int, int, str], None]
@@ -84,6 +87,9 @@ def plan_recipes(
         entry = entries.get(_place(path))
         if entry is None:
             refused.append((path, "it is no picture that can be prepared"))
+            continue
+        if len(os.fsencode(path.name)) > _LONGEST_NAME_BYTES:
+            refused.append((path, "its name is too long to put the original aside: shorten it first"))
             continue
         before = after[entry.name].after if entry.name in after else desk.recipe_of(entry)
         if any(changes.get(field) for field in _BOXES):

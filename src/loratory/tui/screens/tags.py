@@ -110,6 +110,10 @@ class TagsScreen(Screen[None]):
         self.look()
         if self.session.marks.problem:
             self.tell(Told(self.session.marks.problem, wrong=True))
+        elif self.session.completed_renaming is not None:
+            self.tell(
+                Told(f"a renaming of folders that was cut short is completed: {self.session.completed_renaming.label}")
+            )
         self.writer.put(self.session.journal.pending, self._found_unfinished)
 
     def on_unmount(self) -> None:
