@@ -168,7 +168,7 @@ def test_every_verb_of_one_picture(tmp_path: Path) -> None:
         async with open_pane(folder) as hand:
             await hand.type("b", "j", "j", "j", "enter")
             assert hand.recipe == Recipe(background="blue")
-            await hand.type("w", "w", "w")
+            await hand.type("v", "w", "w", "w")
             assert hand.recipe.clean == "adverse" and hand.shows("smooth against noise")
             await hand.type("w", "z", "f", "t")
             await hand.answer("river, [b] x")

@@ -6,11 +6,11 @@ and since the manifest tells of it before it takes its place.
 """
 
 import errno
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from queue import Empty, Queue
+from queue import Queue
 from threading import Event, Thread
 from typing import Literal
 
@@ -150,22 +150,27 @@ class Build:
         done, total = len(plans) - len(todo), len(plans)
         for folder in {plan.original.folder for plan in todo}:
             self._make_folder(folder)
-        for plan, made in _in_parallel(todo, stop, workers):
-            done += 1
-            progress(done, total, plan.original.name)
-            if isinstance(made, Failure):
-                if stop.is_set():
-                    continue
-                self.report.failed.append((plan.original.path, made.reason))
-                if made.reason == DISK_FULL:
-                    raise LoratoryError(
-                        f"The disk is full: {len(self.report.made)} pictures were made, "
-                        f"{total - done + 1} are still to be.",
-                        hint="Make room and run it again: it goes on where it stopped.",
-                        exit_code=FAILED,
-                    )
-                continue
-            self._take(plan, stamps[plan.original.name], made)
+        try:
+            with closing(_in_parallel(todo, stop, workers)) as results:
+                for plan, made in results:
+                    done += 1
+                    progress(done, total, plan.original.name)
+                    if isinstance(made, Failure):
+                        if stop.is_set():
+                            continue
+                        self.report.failed.append((plan.original.path, made.reason))
+                        if made.reason == DISK_FULL:
+                            raise LoratoryError(
+                                f"The disk is full: {len(self.report.made)} pictures were made, "
+                                f"{total - done + 1} are still to be.",
+                                hint="Make room and run it again: it goes on where it stopped.",
+                                exit_code=FAILED,
+                            )
+                        continue
+                    self._take(plan, stamps[plan.original.name], made)
+        finally:
+            # Files of pictures that were finished when nobody took them any more.
+            remove_leftovers(todo)
         self.report.stopped = self.report.stopped or stop.is_set()
 
     def remove(self, record: Record) -> bool:
@@ -272,36 +277,42 @@ def _in_parallel(plans: Sequence[Plan], stop: Event, workers: int | None) -> Gen
         yield from mapped(make, others, workers=workers, stop=stop)
         return
     # One more than is being worked on: what waits here has its files written, so its memory is small.
-    results: Queue[tuple[Plan, Made | Failure] | None] = Queue()
+    results: Queue[tuple[Plan, Made | Failure] | Exception | None] = Queue()
 
-    def enlarge() -> None:
+    def give(source: Iterable[tuple[Plan, Made | Failure]]) -> None:
+        try:
+            for result in source:
+                results.put(result)
+            results.put(None)
+        except Exception as error:  # noqa: BLE001 - a defect, which the thread that waits tells
+            results.put(error)
+
+    def enlarged() -> Iterator[tuple[Plan, Made | Failure]]:
         maker = Maker(stop)
         for plan in alone:
             if stop.is_set():
-                break
-            results.put((plan, maker.make(plan)))
-        results.put(None)
+                return
+            yield plan, maker.make(plan)
 
-    def the_rest() -> None:
-        for result in mapped(make, others, workers=workers, stop=stop):
-            results.put(result)
-        results.put(None)
-
-    threads = [Thread(target=enlarge, daemon=True), Thread(target=the_rest, daemon=True)]
+    sources = (enlarged(), mapped(make, others, workers=workers, stop=stop))
+    threads = [Thread(target=give, args=(source,), daemon=True) for source in sources]
     for thread in threads:
         thread.start()
     running = len(threads)
-    while running:
-        try:
-            result = results.get(timeout=0.2)
-        except Empty:
-            if not any(thread.is_alive() for thread in threads):
-                break
-            continue
-        if result is None:
-            running -= 1
-        else:
-            yield result
+    try:
+        while running:
+            result = results.get()
+            if isinstance(result, Exception):
+                raise result
+            if result is None:
+                running -= 1
+            else:
+                yield result
+    finally:
+        if running:
+            stop.set()
+        for thread in threads:
+            thread.join()
 
 
 def remove_leftovers(plans: Iterable[Plan]) -> None:

@@ -79,6 +79,7 @@ def plan_recipes(
             wanted[finding.item].update(fix.edit.changes)
     entries = _by_picture(desk.entries)
     turns = Counter(desk.recipe_of(entry).background for entry in desk.entries)
+    stems = Counter(_stem_of(entry) for entry in desk.entries)
     after: dict[str, RecipeChange] = {}
     refused: list[tuple[Path, str]] = []
     unchanged = 0
@@ -98,7 +99,7 @@ def plan_recipes(
                 refused.append((path, "its recipe crops, splits or flips it already: change that recipe instead"))
                 continue
             changes = _in_original(changes, path, entry.source)
-        if "format" in changes and not before.name and _is_taken(entry, entries):
+        if "format" in changes and not before.name and stems[_stem_of(entry)] > 1:
             name = f"{stem(entry.source.name)}_{extension(entry.source.name)[1:]}"
             changes = {"name": name, **changes}
         recipe = _changed(before, changes, turns)
@@ -145,10 +146,10 @@ def _by_picture(entries: "Sequence[Entry]") -> "dict[Path, Entry]":
     return by_picture
 
 
-def _is_taken(entry: "Entry", by_picture: "Mapping[Path, Entry]") -> bool:
-    """Whether the PNG that is made of a picture would be called as another picture is."""
-    target = _place(entry.outputs[0] if entry.outputs else entry.source).with_suffix(".png")
-    return by_picture.get(target, entry) is not entry
+def _stem_of(entry: "Entry") -> tuple[Path, str]:
+    """Folder and stem of a picture, without which ending it has."""
+    made = _place(entry.outputs[0] if entry.outputs else entry.source)
+    return made.parent, stem(made.name)
 
 
 def _place(path: Path) -> Path:

@@ -24,6 +24,9 @@ _KEPT_MEASURES = 500
 # Differences are measured on pictures as they are, up to this: larger ones would take seconds.
 _MEASURED_PX = 3000
 
+# Smoothing takes about 5 s for a megapixel.
+_SMOOTHED_PX = 512
+
 _OUTSIDE = 0.3  # of the brightness
 _MOVING, _OTHER = (255, 176, 0), (64, 144, 224)
 _CHECKS = (150, 150, 150), (105, 105, 105)
@@ -103,7 +106,12 @@ class ResultLook:
         return stamp_of(self.path)
 
     def open(self, box_px: Size) -> Image.Image:
-        return _side_by_side(_made(self.path, self.recipe, self.defaults))
+        smooths = self.recipe.clean == "adverse"
+        made = _side_by_side(
+            _made(self.path, replace(self.recipe, clean="none") if smooths else self.recipe, self.defaults)
+        )
+        # Smoothing takes seconds for a large picture, which is shown too small for it to be seen.
+        return _smoothed(made) if smooths and max(made.size) <= _SMOOTHED_PX else made
 
 
 @dataclass(frozen=True)
@@ -135,15 +143,23 @@ class DifferenceLook:
         from loratory.imaging.reading import flattened, read_picture
 
         # The same cut of the picture, without what this is about.
-        before = _made(self.path, replace(self.recipe, clean="none", erase=()), self.defaults)
+        plain = replace(self.recipe, clean="none")
+        before = _side_by_side(_made(self.path, replace(plain, erase=()), self.defaults))
+        where = "changed,"
         if self.built is not None:
-            after = [flattened(read_picture(self.built).pixels)]
+            after = flattened(read_picture(self.built).pixels)
+        elif self.recipe.clean == "adverse":
+            after = _side_by_side(_made(self.path, plain, self.defaults))
+            where = "changed," if max(after.size) <= _SMOOTHED_PX else "middle,"
+            before = _middle(before)
+            after = _smoothed(_middle(after))
         else:
-            after = _made(self.path, self.recipe, self.defaults)
-        one, other = _side_by_side(before), _side_by_side(after)
-        ratio = psnr(one, other)
-        self.studio.note(self, "nothing is changed" if isinf(ratio) else f"changed, PSNR {ratio:.1f} dB")
-        return difference(one, other)
+            after = _side_by_side(_made(self.path, self.recipe, self.defaults))
+            # What a network enlarges is enlarged plainly here.
+            where = "changed," if self.recipe.clean == "none" else "roughly"
+        ratio = psnr(before, after)
+        self.studio.note(self, "nothing is changed" if isinf(ratio) else f"{where} PSNR {ratio:.1f} dB")
+        return difference(before, after)
 
 
 @dataclass(frozen=True)
@@ -181,6 +197,19 @@ def _made(path: Path, recipe: Recipe, defaults: Defaults) -> list[Image.Image]:
 
     settled = settle(replace(recipe, upscale="never"), defaults, "")
     return [_limited(part) for part in apply(read_picture(path).pixels, settled, lanczos)]
+
+
+def _smoothed(picture: Image.Image) -> Image.Image:
+    from loratory.imaging.clean import adverse
+
+    return adverse(picture)
+
+
+def _middle(picture: Image.Image) -> Image.Image:
+    """The middle of a picture, as much as is smoothed while somebody waits."""
+    width, height = (min(side, _SMOOTHED_PX) for side in picture.size)
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
 
 
 def _limited(picture: Image.Image) -> Image.Image:

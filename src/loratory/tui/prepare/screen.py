@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from textual import on
 from textual.app import ComposeResult
@@ -25,6 +26,10 @@ from loratory.tui.prepare.work import Snapshot, Work
 from loratory.tui.text import plain
 from loratory.tui.widgets.preview import Preview
 
+if TYPE_CHECKING:
+    from loratory.editing.items import Item
+    from loratory.preparation.desk import Entry
+
 _PROGRESS_EVERY_S = 0.25
 
 _HELP = """\
@@ -44,8 +49,10 @@ class PrepareScreen(Pane):
         self.work = Work(self)
         self.studio = Studio(lambda: self.work.deliver(self.look))
         self.commands = Verbs(self)
-        self.marking = Marking(self.state, self.commands.give, self.tell, self.show_help)
+        self.marking = Marking(self.state, self.commands.editing.give, self.tell, self.show_help)
         self.snapshot: Snapshot | None = None
+        self._items: list[Item] | None = None
+        self._names: dict[Path, str] = {}
         with Vertical():
             yield Static("", id="prepare-status", markup=False)
             with Horizontal(id="prepare-main"):
@@ -62,8 +69,9 @@ class PrepareScreen(Pane):
         self.call_after_refresh(self.open)
 
     def end(self) -> None:
-        if self._has_begun or self.is_mounted:
-            self.work.end()
+        work: Work | None = getattr(self, "work", None)  # None where it was never shown
+        if work is not None:
+            work.end()
 
     # --- what comes from the background ---
 
@@ -97,9 +105,7 @@ class PrepareScreen(Pane):
 
     def take_findings(self, findings: Mapping[str, tuple[CaptionFinding, ...]], *, complete: bool) -> None:
         """What is wrong with the pictures, as far as they were looked at. complete: all were."""
-        self.state.findings = dict(findings)
-        self.state.is_surveyed = complete
-        self.state.show()
+        self.state.take_findings(findings, complete=complete)
         self.look()
 
     @property
@@ -211,9 +217,8 @@ class PrepareScreen(Pane):
     def arrive(self, at: str | None) -> None:
         if at is None or self.is_asking or self.state.boxes is not None:
             return
-        item = next((item for item in self.session.items if item.name == at), None)
         for entry in self.state.entries:
-            if entry.name == at or (item is not None and item.image in (entry.source, *entry.outputs)):
+            if at in (entry.name, self.item_name(entry)):
                 self.state.go_to(entry.name)
                 return
 
@@ -225,8 +230,15 @@ class PrepareScreen(Pane):
         entry = self.state.current if self._has_begun else None
         if entry is None:
             return None
-        places = {entry.source, *entry.outputs}
-        return next((item.name for item in self.session.items if item.image in places), entry.name)
+        return self.item_name(entry) or entry.name
+
+    def item_name(self, entry: "Entry") -> str | None:
+        """What the tag editor calls a picture; None where it has none such."""
+        items = self.session.items
+        if self._items is not items:  # listed anew since
+            self._items, self._names = items, {item.image: item.name for item in items}
+        names = (self._names.get(path) for path in (*entry.outputs, entry.source))
+        return next((name for name in names if name is not None), None)
 
     def help_lines(self) -> list[str]:
         return [str(line) for line in _HELP.splitlines()]

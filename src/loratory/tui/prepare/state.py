@@ -73,8 +73,23 @@ class PrepareState:
         self._changing: dict[str, int] = {}  # name -> changes that are being written
         self._matching: frozenset[str] | None = None
         self._boxes_before: list[Boxes] = []
+        self._counts: tuple[int, int] | None = None
 
     # --- pictures ---
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """(pictures to be built, pictures with findings), counted anew only after something has changed."""
+        if self._counts is None:
+            pending = sum(self.is_pending(entry) for entry in self.entries)
+            self._counts = pending, sum(bool(self.findings_of(entry)) for entry in self.entries)
+        return self._counts
+
+    def take_findings(self, findings: Mapping[str, tuple[CaptionFinding, ...]], *, complete: bool) -> None:
+        """Takes over what is found of the pictures. complete: all were looked at."""
+        self.findings = dict(findings)
+        self.is_surveyed = complete
+        self.show()
 
     @property
     def current(self) -> "Entry | None":
@@ -156,6 +171,7 @@ class PrepareState:
 
     def show(self) -> None:
         """Makes the list anew by order and filter; the cursor stays on its picture, or near it."""
+        self._counts = None
         here, place = self.current, self.cursor
         wanted = _WANTED[self.order]
         matching = self._matching
@@ -212,12 +228,14 @@ class PrepareState:
 
     def put(self, recipes: Mapping[str, Recipe]) -> None:
         """Shows recipes that are about to be written."""
+        self._counts = None
         for name, recipe in recipes.items():
             self._recipes[name] = recipe
             self._changing[name] = self._changing.get(name, 0) + 1
 
     def written(self, names: Iterable[str]) -> None:
         """Those recipes are on disk now, or were refused."""
+        self._counts = None
         for name in names:
             self._changing[name] = self._changing.get(name, 1) - 1
             if self._changing[name] <= 0:

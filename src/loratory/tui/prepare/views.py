@@ -69,8 +69,7 @@ def status_line(state: PrepareState, width: int, glyphs: Glyphs) -> Content:
     else:
         place = f"{state.cursor + 1 if state.shown else 0}/{len(state.shown)}"
         scope = f"{place}{dot}{state.order}" + (f"{dot}/{state.query_text}" if state.query_text else "")
-        pending = sum(state.is_pending(entry) for entry in state.entries)
-        found = sum(bool(state.findings_of(entry)) for entry in state.entries)
+        pending, found = state.counts
         more = "" if state.is_surveyed else "+"
         right = f"{pending} to be built{dot}{found}{more} with findings "
     room = max(0, width - len(mode) - 5)
