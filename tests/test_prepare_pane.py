@@ -267,6 +267,42 @@ def test_a_run_is_stopped_and_goes_on(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_leaving_during_a_run_loses_nothing(tmp_path: Path) -> None:
+    folder = originals(tmp_path)
+
+    async def leave() -> None:
+        async with open_pane(folder) as hand:
+            await hand.type("x", "r", "j", "x")
+            await hand.until(lambda: hand.screen.work.is_building or "built" in hand.message)
+
+    async def go_on() -> None:
+        async with open_pane(folder) as hand:
+            assert [hand.state.recipe(entry).flip for entry in hand.state.entries] == [True, True, False, False]
+            await hand.type("r")
+            await hand.ready()
+            assert all(entry.state == "made" for entry in hand.state.entries)
+
+    run(leave())
+    run(go_on())
+    made = tmp_path / "train" / "3_fox"
+    assert sorted(path.name for path in made.iterdir() if path.suffix != ".txt") == ["a.png", "b.png", "c.png", "d.png"]
+
+
+def test_a_run_goes_on_behind_another_pane(tmp_path: Path) -> None:
+    folder = originals(tmp_path)
+
+    async def scenario() -> None:
+        async with open_pane(folder) as hand:
+            await hand.type("r", "1")
+            await hand.until(lambda: hand.app.screen is hand.app.editor_screen)
+            await hand.until(lambda: not hand.screen.work.is_building)
+            hand.app.show_pane("prepare")
+            await hand.ready()
+            assert "4 pictures built" in hand.message
+
+    run(scenario())
+
+
 def test_where_it_goes_is_asked_once(tmp_path: Path) -> None:
     folder = originals(tmp_path, RECIPES.partition("[defaults]")[2].join(["[defaults]", ""]))
 
@@ -353,7 +389,9 @@ def test_a_recipe_that_cannot_be_written_is_told_and_taken_back(tmp_path: Path) 
 
     async def scenario() -> None:
         async with open_pane(folder) as hand:
-            with mock.patch("loratory.preparation.book.write_text", side_effect=PermissionError(13, "Permission denied")):
+            with mock.patch(
+                "loratory.preparation.book.write_text", side_effect=PermissionError(13, "Permission denied")
+            ):
                 await hand.type("x")
                 await hand.until(lambda: "cannot be written" in hand.message)
                 await hand.until(lambda: not hand.recipe.flip)
@@ -362,7 +400,14 @@ def test_a_recipe_that_cannot_be_written_is_told_and_taken_back(tmp_path: Path) 
     run(scenario())
 
 
-@pytest.mark.parametrize("size", [(80, 24), (160, 48), (60, 16)], ids=["80x24", "160x48", "60x16"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param((80, 24), id="80x24"),
+        pytest.param((160, 48), id="160x48", marks=pytest.mark.slow),
+        pytest.param((60, 16), id="60x16", marks=pytest.mark.slow),
+    ],
+)
 def test_hostile_names_are_shown_and_obeyed_by_none(tmp_path: Path, size: tuple[int, int]) -> None:
     folder = tmp_path / "raw [b]"
     folder.mkdir()
@@ -412,6 +457,7 @@ def test_unreadable_pictures_alone(tmp_path: Path) -> None:
     run(scenario())
 
 
+@pytest.mark.slow
 def test_no_pictures_any_more(tmp_path: Path) -> None:
     folder = originals(tmp_path)
 

@@ -12,8 +12,9 @@ from typing import BinaryIO
 # No camera or encoder writes more than a few tens; each one costs a decoder a pass over all pixels.
 _MOST_SCANS = 500
 _PIECE_BYTES = 1 << 20
-# In entropy-coded data FF is followed by 00, or by D0 to D7 at a restart; anything else is the next marker.
-_JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
+# In entropy-coded data FF is followed by 00, or by D0 to D7 at a restart; anything else is the next marker. More FF may
+# stand before it: looking for them too would take the square of the time for a file full of them.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 class Incomplete(ValueError):

@@ -17,7 +17,7 @@ from loratory.imaging.facts import Problem
 # Pillow's own limit, kept as ours so that nothing here depends on, or changes, what Pillow is set to.
 LARGEST_PX = 178_956_970
 # More than any picture within LARGEST_PX needs, 16 bits a channel and uncompressed.
-_LARGEST_BYTES = 2 << 30
+LARGEST_BYTES = 2 << 30
 
 # Pillow's decoders leak these on damaged files.
 DAMAGED = (
@@ -91,7 +91,7 @@ def _regular_file(path: Path) -> Generator[BinaryIO]:
             raise UnreadablePicture(path, "unreadable", "is no regular file but a pipe or a device: not opened")
         if facts.st_size == 0:
             raise UnreadablePicture(path, "empty", "the file is empty (0 bytes)")
-        if facts.st_size > _LARGEST_BYTES:
+        if facts.st_size > LARGEST_BYTES:
             raise UnreadablePicture(path, "bomb", f"has {facts.st_size / 1e9:.0f} GB, too many for a picture")
         yield file
 

@@ -16,6 +16,7 @@ from PIL import Image
 from loratory.imaging.background import WORKING_PX, find_figures, find_ground
 from loratory.imaging.facts import Ground, PictureFacts
 from loratory.imaging.fingerprints import SIDE_PX, hashes, thumbnail
+from loratory.imaging.opening import LARGEST_BYTES
 from loratory.imaging.pixels import UnreadablePicture
 from loratory.imaging.quality import blockiness, detail, is_grey, residual, sharpness
 from loratory.imaging.reading import Picture, flattened, peek, read_picture
@@ -110,14 +111,20 @@ def _facts_of_killer(path: Path, failure: Failure) -> PictureFacts:
 
 
 def _digest(path: Path) -> tuple[int, str, str]:
-    """Size in bytes and digest of a regular file; (0, "", why) where there is none to read."""
+    """Size in bytes and digest of a regular file; (0, "", why) where there is none to read.
+
+    No digest of a file that is too large for a picture: reading it could take hours.
+    """
     digest, size_bytes = blake2b(), 0
     try:
         # Opening a named pipe would wait for somebody to write into it.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(descriptor, "rb", buffering=0) as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 return 0, "", "is no regular file"
+            if status.st_size > LARGEST_BYTES:
+                return status.st_size, "", ""
             while piece := file.read(_PIECE_BYTES):
                 digest.update(piece)
                 size_bytes += len(piece)

@@ -29,9 +29,12 @@ _PATIENCE_S = 2.0
 # The modules whose code decides what the facts are: facts of another version of any of them are computed anew.
 _ALGORITHM = (
     "background",
+    "colour_names",
     "completeness",
+    "components",
     "facts",
     "fingerprints",
+    "frames",
     "opening",
     "pixels",
     "quality",
@@ -49,9 +52,14 @@ CREATE TABLE pictures (
 
 
 class Stamp(NamedTuple):
-    """What changes where a file's bytes do."""
+    """What changes where a file's bytes do.
+
+    changed_ns: when the system last saw anything about the file change: programs that copy and unpack set the
+    modification time back, and pictures without compression are often of one size.
+    """
 
     mtime_ns: int
+    changed_ns: int
     size_bytes: int
     inode: int
 
@@ -62,7 +70,9 @@ def stamp_of(path: Path) -> Stamp | None:
         status = path.stat()
     except (OSError, ValueError):
         return None
-    return Stamp(status.st_mtime_ns, status.st_size, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return Stamp(status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
 
 
 class SurveyCache:
@@ -194,7 +204,7 @@ def _key(path: Path) -> bytes:
 
 
 def _text(stamp: Stamp) -> str:
-    return f"{stamp.mtime_ns} {stamp.size_bytes} {stamp.inode}"
+    return " ".join(map(str, stamp))
 
 
 @cache

@@ -9,8 +9,8 @@ from loratory.dataset.findings import shown
 from loratory.dataset.listing import pictures
 from loratory.errors import LoratoryError
 from loratory.tui.editor import Told
+from loratory.tui.prepare.snapshot import Snapshot
 from loratory.tui.prepare.verb import Verb
-from loratory.tui.prepare.work import Snapshot
 
 if TYPE_CHECKING:
     from loratory.imaging.recipe_toml import Prepare
@@ -22,6 +22,7 @@ class Building(Verb):
     """Starts and stops builds, and asks once where their pictures go."""
 
     def run(self) -> None:
+        """Builds what is pending."""
         state = self._state
         pending = [entry for entry in state.entries if state.is_pending(entry)]
         if self._screen.work.is_building:
@@ -32,6 +33,7 @@ class Building(Verb):
             self._with_place(lambda: self._build(None, len(pending)))
 
     def run_one(self) -> None:
+        """Builds the current picture."""
         entry = self._current()
         if self._screen.work.is_building:
             self._tell("something is being built already: R stops it")
@@ -44,6 +46,7 @@ class Building(Verb):
         self._screen.watch_build()
 
     def stop(self) -> None:
+        """Stops a build after the picture in hand."""
         if self._screen.work.is_building:
             self._screen.work.stop_build()
             self._tell("stopping after the picture in hand; r goes on another time")
@@ -65,6 +68,7 @@ class Building(Verb):
             self._ask_place(snapshot.prepare, go_on)
 
     def set_up(self) -> None:
+        """Asks where pictures go, and what they are called there."""
         snapshot = self._screen.snapshot
         if snapshot is None or not self._is_open():
             return

@@ -9,8 +9,8 @@ from loratory.editing.checks.finding import CaptionFinding, Fix, RecipeFix
 from loratory.errors import LoratoryError
 from loratory.imaging.recipe import BACKGROUNDS, CLEANS, FORMATS, Recipe
 from loratory.tui.editor import Told
+from loratory.tui.prepare.snapshot import Snapshot
 from loratory.tui.prepare.verb import Verb
-from loratory.tui.prepare.work import Snapshot
 from loratory.tui.screens.overlays import Choice, TableRow, TableScreen
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class Editing(Verb):
             self._screen.load(result[1])
 
     def step(self, *, forward: bool) -> None:
+        """Takes the last change back, or does it again."""
+
         def step(desk: "Desk") -> str | None:
             return desk.redo() if forward else desk.undo()
 
@@ -76,27 +78,32 @@ class Editing(Verb):
             self._screen.work.use_desk(step, done)
 
     def flip(self) -> None:
+        """Flips left to right, or back."""
         if (entry := self._current()) is not None:
             recipe = self._state.recipe(entry)
             label = "not flipped" if recipe.flip else "flip"
             self.give(label, entry, replace(recipe, flip=not recipe.flip))
 
     def skip(self) -> None:
+        """Leaves the picture out, or takes it in again."""
         if (entry := self._current()) is not None:
             recipe = self._state.recipe(entry)
             self.give("take in again" if recipe.skip else "leave out", entry, replace(recipe, skip=not recipe.skip))
 
     def drop(self) -> None:
+        """Back to the plain recipe."""
         if (entry := self._current()) is not None:
             self.give("drop the recipe", entry, Recipe())
 
     def clean(self) -> None:
+        """The next of the cures against adversarial noise, none after the last."""
         if (entry := self._current()) is not None:
             recipe = self._state.recipe(entry)
             clean = CLEANS[(CLEANS.index(recipe.clean) + 1) % len(CLEANS)]
             self.give("no cleaning" if clean == "none" else f"clean: {clean}", entry, replace(recipe, clean=clean))
 
     def enlarge(self) -> None:
+        """Enlarging for training: automatic, or never."""
         if (entry := self._current()) is not None:
             recipe = self._state.recipe(entry)
             is_auto = (recipe.upscale or self._state.defaults(entry).upscale) == "auto"
@@ -106,6 +113,7 @@ class Editing(Verb):
             self.change(label, {entry.name: replace(recipe, upscale=upscale)}, trained_at=trained_at)
 
     def next_format(self) -> None:
+        """The next format to write."""
         if (entry := self._current()) is not None:
             recipe = self._state.recipe(entry)
             formats = (None, *FORMATS)
@@ -113,6 +121,7 @@ class Editing(Verb):
             self.give(f"format: {chosen or 'as for all'}", entry, replace(recipe, format=chosen))
 
     def choose_background(self) -> None:
+        """Asks for the colour behind transparency."""
         entry = self._current()
         if entry is None:
             return
@@ -141,6 +150,7 @@ class Editing(Verb):
         self._screen.app.push_screen(table, chosen)
 
     def ask_tags(self) -> None:
+        """Asks for tags that the caption gets."""
         entry = self._current()
         if entry is None:
             return
@@ -154,6 +164,7 @@ class Editing(Verb):
         self._screen.ask("tags that its caption gets", ", ".join(recipe.tags), take)
 
     def ask_name(self) -> None:
+        """Asks for another name."""
         entry = self._current()
         if entry is None:
             return
@@ -171,6 +182,7 @@ class Editing(Verb):
     # --- fixes ---
 
     def fix(self) -> None:
+        """Applies the first fix of the first finding that has one; asks where there are several ways."""
         entry = self._current()
         finding = None if entry is None else self._state.fix_of(entry)
         if entry is None or finding is None:
@@ -204,6 +216,7 @@ class Editing(Verb):
             self.change(fix.label, {entry.name: recipe}, trained_at=at)
 
     def fix_wide(self) -> None:
+        """Applies the fix of this picture's finding to all in the list that have it."""
         entry = self._current()
         finding = None if entry is None else self._state.fix_of(entry)
         if entry is None or finding is None:

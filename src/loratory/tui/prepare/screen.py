@@ -20,9 +20,10 @@ from loratory.tui.prepare import views
 from loratory.tui.prepare.entry_list import EntryList
 from loratory.tui.prepare.looks import BoxesLook, DifferenceLook, OriginalLook, ResultLook, Studio
 from loratory.tui.prepare.marking import Marking
+from loratory.tui.prepare.snapshot import Snapshot
 from loratory.tui.prepare.state import PrepareState
 from loratory.tui.prepare.verbs import Verbs
-from loratory.tui.prepare.work import Snapshot, Work
+from loratory.tui.prepare.work import Work
 from loratory.tui.text import plain
 from loratory.tui.widgets.preview import Preview
 

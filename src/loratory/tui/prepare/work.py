@@ -8,14 +8,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from loratory.errors import LoratoryError
 from loratory.imaging.facts import PictureFacts
-from loratory.imaging.recipe import Defaults, Recipe
 from loratory.tui.editor import Told
+from loratory.tui.prepare.snapshot import Snapshot, snapshot_of
 from loratory.tui.prepare.state import Progress
 from loratory.tui.writer import Writer
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from loratory.editing.checks.picture_context import PictureContext
     from loratory.editing.items import Item
     from loratory.editing.session import Session
-    from loratory.imaging.apply import Settled
-    from loratory.imaging.recipe_toml import Prepare
     from loratory.preparation.build import Report
     from loratory.preparation.desk import Desk, Entry
     from loratory.tui.prepare.screen import PrepareScreen
@@ -39,18 +37,6 @@ _SETTLED_AFTER_S = 0.3
 _BUILD_ENDS_WITHIN_S = 3.0
 
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What a desk says at one moment. defaults: what goes for each picture unless its recipe says otherwise."""
-
-    entries: "tuple[Entry, ...]"
-    recipes: Mapping[str, Recipe]
-    defaults: Mapping[str, Defaults]
-    is_dataset: bool
-    destination: Path | None
-    prepare: "Prepare"
 
 
 class Work:
@@ -162,15 +148,7 @@ class Work:
         session = self._screen.session
         # Of a dataset the settings say at which resolution it is trained; originals have it in their recipes.
         trained = session.settings.dataset_settings(session.root).resolution_wh if desk.is_dataset else None
-        known: dict[Settled, Defaults] = {}
-        defaults: dict[str, Defaults] = {}
-        for entry in desk.entries:
-            settled = desk.settled(entry, Recipe())
-            if settled not in known:
-                known[settled] = _defaults_of(settled, trained or desk.defaults.resolution)
-            defaults[entry.name] = known[settled]
-        recipes = {entry.name: desk.recipe_of(entry) for entry in desk.entries}
-        return Snapshot(tuple(desk.entries), recipes, defaults, desk.is_dataset, desk.destination, desk.book.prepare)
+        return snapshot_of(desk, trained)
 
     # --- facts and findings ---
 
@@ -343,17 +321,6 @@ class _Either(threading.Event):
 
     def is_set(self) -> bool:
         return self._one.is_set() or self._other.is_set()
-
-
-def _defaults_of(settled: "Settled", resolution: tuple[int, int]) -> Defaults:
-    """The defaults that a plain recipe was settled by, as far as a screen tells of them."""
-    return Defaults(
-        resolution=settled.resolution or resolution,
-        max_side_px=settled.max_side_px,
-        upscale="never" if settled.resolution is None else "auto",
-        upscaler=settled.upscaler or "default",
-        format=settled.format,
-    )
 
 
 def told_of(error: Exception) -> Told:
