@@ -250,6 +250,20 @@ def test_pages_of_a_tiff_are_counted(tmp_path: Path) -> None:
     assert (picture.frames, picture.pixels.getpixel((0, 0))) == (2, (9, 0, 0))
 
 
+def test_a_jpeg_full_of_fill_bytes_takes_no_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    hostile.picture(40, 30).save(path)
+    whole = np.asarray(read_picture(path).pixels)
+    data = path.read_bytes()
+    # Any number of FF may stand before a marker; before 00 they are data, of a file that then ends.
+    path.write_bytes(data[:-2] + b"\xff" * 300_000 + data[-1:])
+    assert np.array_equal(np.asarray(read_picture(path).pixels), whole)
+    path.write_bytes(data[:-2] + b"\xff" * 300_000 + b"\x00")
+    with pytest.raises(UnreadablePicture) as caught:
+        read_picture(path)
+    assert caught.value.problem == "truncated"
+
+
 def test_a_file_of_terabytes_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR")

@@ -1,6 +1,7 @@
 """The survey of pictures: what one look tells, and what is kept of it."""
 
 import os
+import re
 import sqlite3
 from pathlib import Path
 from threading import Event
@@ -165,6 +166,46 @@ def test_other_code_looks_again(pictures: list[Path], looks: list[Path], monkeyp
 
     found(pictures)
     assert sorted(looks) == pictures
+
+
+def test_all_code_that_facts_come_from_counts() -> None:
+    needed, waiting = set[str](), ["survey"]
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            text = Path(survey_cache.__file__).with_name(f"{name}.py").read_text()
+            waiting += re.findall(r"^from loratory\.imaging\.(\w+) import", text, re.MULTILINE)
+    # What runs and keeps the looks, a type, and groups of looks that were taken.
+    assert needed - {"survey_cache", "workers", "recipe", "stars"} == set(survey_cache._ALGORITHM)  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_picture_replaced_at_once_by_one_of_its_size_and_date_is_looked_at_again(
+    tmp_path: Path, looks: list[Path]
+) -> None:
+    path, other = tmp_path / "a.bmp", tmp_path / "b.bmp"
+    scene(1).save(path)
+    scene(2).save(other)
+    status = path.stat()
+    assert status.st_size == other.stat().st_size
+    before = found([path])[path]
+    with path.open("r+b") as file:  # in place: the same inode
+        file.write(other.read_bytes())
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    assert path.stat().st_mtime_ns == status.st_mtime_ns and path.stat().st_ino == status.st_ino
+    assert found([path])[path] == facts_of(path) != before
+    assert len(looks) == 2
+
+
+def test_a_file_of_terabytes_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    scene(1).save(path)
+    os.truncate(path, 1 << 40)
+
+    facts = facts_of(path)
+
+    assert (facts.problem, facts.size_bytes, facts.digest) == ("bomb", 1 << 40, "")
 
 
 def test_problems_are_not_kept(tmp_path: Path, looks: list[Path]) -> None:

@@ -32,11 +32,18 @@ def test_the_wheel_carries_what_the_program_needs(wheel: Path) -> None:
         "loratory/runs/store.py",
         "loratory/tags/vocabulary/packs/e621.toml",
         "loratory/tui/loratory.tcss",
+        "loratory/upscaling/assets/default.safetensors",
+        "loratory/upscaling/assets/sharp.safetensors",
+        "loratory/upscaling/assets/LICENSE.txt",
+        "loratory/upscaling/assets/NOTICE.md",
         "loratory/demo/pictures/LICENSE.txt",
         "loratory/demo/config.toml",
         "loratory/py.typed",
     ):
         assert name in names, name
+    # Licences of what is inside stand where tools that list them look too.
+    for name in ("src/loratory/upscaling/assets/LICENSE.txt", "src/loratory/upscaling/assets/NOTICE.md", "LICENSE"):
+        assert any(each.endswith(f".dist-info/licenses/{name}") for each in names), name
     assert not [name for name in names if "test" in name.lower() or name.endswith((".pyc", ".tmp"))]
     assert wheel.stat().st_size < 70_000_000
 

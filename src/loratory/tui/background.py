@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,6 +13,7 @@ from loratory.tui.editor import Told
 
 if TYPE_CHECKING:
     from loratory.editing.checks.context import CheckContext
+    from loratory.editing.checks.finding import CaptionFinding
     from loratory.tui.screens.tags import TagsScreen
 
 # How long the screen's thread works at a time on what is not asked for yet: so short that no key waits for it
@@ -45,6 +47,8 @@ class Background:
         self._lessons = 0
         self._late: list[Callable[[], None]] = []
         self._wants_facts = threading.Event()
+        self.picture_findings: dict[str, tuple[CaptionFinding, ...]] = {}
+        self.is_looking = False
         self._looked_s = self._surveyed_s = self._pressed_s = 0.0
         self._slices = screen.set_interval(_SLICES_EVERY_S, self._slice, pause=True)
 
@@ -104,6 +108,38 @@ class Background:
                 learnt()
 
         self.run(self._knowledge, taught)
+
+    def look_at_pictures(self) -> bool:
+        """Has every picture looked at, and their findings join those of the captions; whether that is begun.
+
+        Not done unasked: the first time it decodes all of them.
+        """
+        context = self.context
+        if context is None or self.is_looking:
+            return False
+        self.is_looking = True
+
+        def work() -> "list[CaptionFinding]":
+            from loratory.editing.checks.looking import check_session_pictures, look_at_pictures
+
+            try:
+                return check_session_pictures(
+                    self._session, look_at_pictures(self._session, context, stop=self.stopping)
+                )
+            finally:
+                self.is_looking = False
+
+        self.run(work, self._know_pictures)
+        return True
+
+    def _know_pictures(self, found: "list[CaptionFinding]") -> None:
+        by_item: defaultdict[str, list[CaptionFinding]] = defaultdict(list)
+        for finding in found:
+            by_item[finding.item].append(finding)
+        self.picture_findings = {name: tuple(findings) for name, findings in by_item.items()}
+        if self.context is not None:
+            self.check_by(self.context)
+        self._screen.tell(Told(f"the pictures are looked at: {len(found)} findings of them"))
 
     def _run(self, work: Callable[[], _Result], done: Callable[[_Result], None]) -> None:
         try:
@@ -178,13 +214,17 @@ class Background:
 
         self.context = context
         findings = self._screen.findings
-        findings.replace_check(lambda item: check_caption(item, context), self._session.items)
+        of_pictures = self.picture_findings
+        findings.replace_check(
+            lambda item: [*check_caption(item, context), *of_pictures.get(item.name, ())], self._session.items
+        )
         self._session.facts.issues_of = lambda item: frozenset(found.rule for found in findings.of(item))
         self._surveyed_s = time.monotonic()
         self.note_work()
 
     def read_anew(self) -> None:
-        """Counts captions that were all read at once."""
+        """Counts captions that were all read at once; what the pictures look like may have changed too."""
+        self.picture_findings = {}
         self._read = len(self._session.items)
         self._screen.editor.recount()
         self.learn()

@@ -108,7 +108,9 @@ def show_findings(screen: "TagsScreen") -> None:
         finding = choice.value
         item = next((item for item in screen.session.items if item.name == finding.item), None)
         targets = [item] if item is not None else list(screen.session.items)
-        if choice.key == "f" and finding.automatic_fix is not None:
+        if choice.key == "p":
+            screen.panes.show_pane("prepare", finding.item or screen.place())
+        elif choice.key == "f" and finding.automatic_fix is not None:
             editor.apply_fix(finding.automatic_fix, targets)
         elif choice.key == "f" and finding.fixes:
             choose_fix(screen, finding, targets)
@@ -120,7 +122,7 @@ def show_findings(screen: "TagsScreen") -> None:
             screen.search(_query_of(finding.tags[0]))
         screen.look()
 
-    keys = {"enter": "go there", "f": "fix"}
+    keys = {"enter": "go there", "f": "fix", "p": "to the pane Prepare"}
     screen.app.push_screen(TableScreen(f"{_findings(len(rows))}{complete}", rows, keys, "nothing found"), chosen)
 
 

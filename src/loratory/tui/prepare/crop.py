@@ -233,7 +233,10 @@ class Boxes:
     def _at_its_ratio(self) -> "Boxes":
         """The chosen proportions are kept where the box has them; another would leap at the next key."""
         ratio, (width, height) = RATIOS[self.ratio], sides(self.box)
-        return self if ratio is None or abs(width - height * ratio) <= max(1.0, ratio) else replace(self, ratio="free")
+        # Whole px are off by at most half of one.
+        if ratio is None or abs(width - height * ratio) <= max(1.0, ratio) / 2 + 1e-9:
+            return self
+        return replace(self, ratio="free")
 
     def _with(self, box: Box) -> "Boxes":
         return replace(self, boxes=(*self.boxes[: self.index], box, *self.boxes[self.index + 1 :]))

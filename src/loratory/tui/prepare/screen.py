@@ -140,7 +140,7 @@ class PrepareScreen(Pane):
         state, glyphs = self.state, self.glyphs
         self._put("#prepare-status", views.status_line(state, self.size.width, glyphs))
         marking = state.boxes is not None
-        self.query_one("#prepare-list").display = not marking
+        self.set_class(marking, "-marking")
         self.query_one(EntryList).refresh()
         side = self.query_one("#prepare-side", Static)
         width, height = side.content_size

@@ -320,9 +320,7 @@ class TagsScreen(Screen[None]):
         """Another pane led here, from the picture of that name."""
         item = next((item for item in self.session.items if item.name == at), None)
         if item is not None and not self.is_busy and item is not self.editor.current:
-            if not self.editor.selection.go_to(item):
-                self.editor.selection.clear_filter()
-                self.editor.selection.go_to(item)
+            self.editor.selection.go_to(item)
             self.look()
 
     def show_only(self, label: str, names: Collection[str]) -> None:
@@ -431,6 +429,8 @@ class TagsScreen(Screen[None]):
         self._overlays.show_tags(self)
 
     def show_findings(self) -> None:
+        if not self.background.picture_findings and self.background.look_at_pictures():
+            self.tell(Told(f"looking at the pictures{self.glyphs.ellipsis} what is wrong with them joins this list"))
         self._overlays.show_findings(self)
 
     def show_history(self) -> None:
@@ -485,7 +485,8 @@ class TagsScreen(Screen[None]):
         from loratory.editing.checks.dataset_wide import check_set
 
         context = self.background.context
-        return check_set(self.session.items, context) if context is not None else []
+        of_captions = check_set(self.session.items, context) if context is not None else []
+        return [*of_captions, *self.background.picture_findings.get("", ())]
 
     # --- a batch that a killed process left ---
 
