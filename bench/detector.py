@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from loratory.imaging import quality
-from loratory.imaging.background import find_figures, find_ground, suggested_crop
+from loratory.imaging.background import find_ground_and_figures, suggested_crop
 
 LABELS = Path(__file__).parent.parent / "tests" / "data" / "background_labels.csv"
 UNSURE = ("?", "-")
@@ -55,7 +55,7 @@ def measure_detector(rows: Sequence[Row], folder: Path) -> None:
     named = Counter[bool]()
     for row in rows:
         pixels = np.asarray(picture_of(row, folder))
-        ground = find_ground(pixels)
+        ground, figures = find_ground_and_figures(pixels)
         answers = {"ground": (row["ground"] != "none", ground is not None)}
         if not row["made"]:
             answers["ground of files as they are"] = answers["ground"]
@@ -66,7 +66,7 @@ def measure_detector(rows: Sequence[Row], folder: Path) -> None:
             named[name in row["ground"].split("|")] += 1
             if name not in row["ground"].split("|"):
                 print(f"  name: {row['number']} is {row['ground']}, called {name}")
-            answers["figures"] = (row["figures"] != "1", bool(find_figures(pixels, ground)))
+            answers["figures"] = (row["figures"] != "1", bool(figures))
             answers["crop"] = (
                 row["crop"] == "y",
                 suggested_crop(ground, (pixels.shape[1], pixels.shape[0])) is not None,

@@ -44,8 +44,8 @@ is added to the caption.
 
 Pictures are looked at once, in several processes, and remembered until the file changes. Where DIR has concept folders
 (`10_fox`), those are what is trained and looked at: originals in `Raw/` beside them are left alone. Resolution, buckets
-and batch size are those of `--config`, or of `[dataset]` in `.loratory/dataset.toml`, or the defaults (512 px, batches
-of 1).
+and batch size are those of `--config`, or of `[dataset]` in `.loratory/dataset.toml`, or the resolution that
+`loratory prepare` made the pictures for, or the defaults (512 px, batches of 1).
 
 Sharpness is compared with the other pictures of the set, because flat drawings are never as sharp as photographs. No
 program can tell adversarial noise (Glaze, Nightshade) from paper, grain or compression: `poison-hint` says that a

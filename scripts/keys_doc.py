@@ -1,26 +1,38 @@
-"""Writes the table of keys in docs/tagging.md. `--check` only says whether it is current (exit code 1 if not)."""
+"""Writes the tables of keys in docs/tagging.md and docs/panes.md. `--check` only says whether they are current (exit
+code 1 if not)."""
 
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 
 from generated import DOCS, write_or_check
 
-from loratory.tui.keys import ACTIONS, Action
+from loratory.tui.keymaps import actions_of
+from loratory.tui.keys import Action
+from loratory.tui.prepare.actions import BOX_ACTIONS
 
-TARGET = DOCS / "tagging.md"
-BEGIN, END = "<!-- keys: written by scripts/keys_doc.py -->", "<!-- end of keys -->"
+# page -> the tables in it, by the names that their marks have.
+TABLES = {
+    "tagging.md": {"tags": actions_of("tags")},
+    "panes.md": {"prepare": actions_of("prepare"), "boxes": BOX_ACTIONS, "stats": actions_of("stats")},
+}
 
 
-def page() -> str:
-    """The page with the table as it should be."""
-    before, rest = TARGET.read_text(encoding="utf-8").split(BEGIN)
-    return f"{before}{BEGIN}\n\n{render()}\n{END}{rest.split(END)[1]}"
+def page(target: Path) -> str:
+    """A page with its tables as they should be."""
+    text = target.read_text(encoding="utf-8")
+    for name, actions in TABLES[target.name].items():
+        begin, end = f"<!-- keys of {name}: written by scripts/keys_doc.py -->", f"<!-- end of keys of {name} -->"
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n\n{render(actions)}\n{end}{rest.split(end)[1]}"
+    return text
 
 
-def render() -> str:
+def render(actions: Iterable[Action]) -> str:
     """Every action with its id, its keys as the key file writes them, and what it does."""
     lines = ["| id | keys | |", "| --- | --- | --- |"]
     group = ""
-    for action in ACTIONS:
+    for action in actions:
         if action.group != group:
             group = action.group
             lines.append(f"| | | **{group}** |")
@@ -34,4 +46,5 @@ def _keys(action: Action) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(write_or_check(TARGET, page()))
+    pages = [DOCS / name for name in TABLES]
+    sys.exit(max(write_or_check(target, page(target)) for target in pages))

@@ -1,8 +1,8 @@
-"""Writes docs/images/*.svg: the real editor on a small dataset, with no terminal. `--check` only compares their text.
+"""Writes docs/images/*.svg: the real panes on small folders, with no terminal. `--check` only compares their text.
 
-The pictures are those of the demo, the captions are below, the clock stands still, and the program's own state lies in
-a temporary folder, so every machine draws the same. What `--check` compares is the text of the cells: colours of a
-picture may differ in the last bit between versions of Pillow.
+The pictures are those of the demo, the captions and recipes are below, the clock stands still, and the program's own
+state lies in a temporary folder, so every machine draws the same. What `--check` compares is the text of the cells:
+colours of a picture may differ in the last bit between versions of Pillow.
 """
 
 import asyncio
@@ -14,15 +14,20 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+from PIL import Image
 from textual.pilot import Pilot
 
 from loratory.editing.session import Session
 from loratory.terminal.modes import Graphics
 from loratory.tui.app import LoratoryApp
 from loratory.tui.keymaps import Keymaps
+from loratory.tui.prepare.screen import PrepareScreen
+from loratory.tui.stats.screen import StatsScreen
+from loratory.tui.widgets.preview import Preview
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "src" / "loratory" / "demo" / "pictures" / "10_hrt"
@@ -77,18 +82,35 @@ CAPTIONS: dict[str, str | None] = {
     "yellow_on_blue": "hrt, heart, yellow, 3d (artwork), blue background",
 }  # fmt: skip
 
-# name -> size in cells, and the keys that lead there.
-SHOTS: dict[str, tuple[tuple[int, int], tuple[str, ...]]] = {
-    "editor": (WIDE, ("]", "i", "f", "space")),
-    "editor-80x24": (SMALL, ("j", "j")),
-    "insert": (SMALL, ("j", "j", "a", *"white b")),
-    "tag-table": (SMALL, ("T",)),
-    "review": (WIDE, ("t", "g", "y", "y")),
+# Of a picture that is not square the larger part is ground: name -> size in px, the hearts and where they stand.
+CANVASES: dict[str, tuple[tuple[int, int], dict[str, tuple[int, int]]]] = {
+    "banner": ((960, 640), {"teal": (600, 150)}),
+    "two": ((720, 480), {"navy": (40, 110), "pink": (420, 110)}),
 }
+CONCEPTS = {
+    "10_hrt, cool": ("black", "blue", "green", "grey", "light_blue", "lime", "navy", "purple", "teal"),
+    "10_hrt, on colour": tuple(name for name in CAPTIONS if "_on_" in name),
+    "10_hrt, warm": ("brown", "dark_red", "orange", "red", "yellow"),
+}
+
+_RECIPES = """\
+[prepare]
+token = "hrt"
+class_token = "heart"
+repeats = 10
+destination = "../hearts-train"
+
+[defaults]
+backgrounds = ["white", "blue"]
+
+["red.webp"]
+background = "blue"
+flip = true
+"""
 
 
 def dataset(parent: Path) -> Path:
-    """The folder that the screenshots show, made below `parent`."""
+    """The folder that the tag editor shows, made below `parent`."""
     folder = parent / "hearts" / "10_hrt"
     folder.mkdir(parents=True)
     for name, caption in CAPTIONS.items():
@@ -100,16 +122,64 @@ def dataset(parent: Path) -> Path:
     return folder.parent
 
 
+def concepts(parent: Path) -> Path:
+    """Three concept folders of the same pictures, made below `parent`."""
+    for name, members in CONCEPTS.items():
+        folder = parent / "hearts" / name
+        folder.mkdir(parents=True)
+        for member in members:
+            shutil.copy(PICTURES / f"{member}.webp", folder)
+            (folder / f"{member}.txt").write_text(CAPTIONS[member] or "", encoding="utf-8")
+    return parent / "hearts"
+
+
+def originals(parent: Path) -> Path:
+    """A folder of originals with recipes, made below `parent`."""
+    folder = parent / "hearts"
+    folder.mkdir()
+    for name in ("black", "orange_on_green", "red", "yellow"):
+        shutil.copy(PICTURES / f"{name}.webp", folder)
+    for name, (size, hearts) in CANVASES.items():
+        canvas = Image.new("RGB", size, "white")
+        for heart, place in hearts.items():
+            with Image.open(PICTURES / f"{heart}.webp") as picture:
+                canvas.paste(picture, place, picture)
+        canvas.save(folder / f"{name}.png")
+    (folder / "recipes.toml").write_text(_RECIPES, encoding="utf-8")
+    return folder
+
+
+@dataclass(frozen=True)
+class Shot:
+    """size: in cells. folder: makes what is shown. keys: lead there, typed once the pane of the last is ready."""
+
+    size: tuple[int, int]
+    folder: Callable[[Path], Path]
+    keys: tuple[str, ...]
+
+
+SHOTS = {
+    "editor": Shot(WIDE, dataset, ("]", "i", "f", "space")),
+    "editor-80x24": Shot(SMALL, dataset, ("j", "j")),
+    "insert": Shot(SMALL, dataset, ("j", "j", "a", *"white b")),
+    "tag-table": Shot(SMALL, dataset, ("T",)),
+    "review": Shot(WIDE, dataset, ("t", "g", "y", "y")),
+    "prepare": Shot(WIDE, originals, ("f2",)),
+    "crop": Shot(SMALL, originals, ("f2", "c", "a")),
+    "stats": Shot(SMALL, concepts, ("f3", "b")),
+}
+
+
 def draw(name: str) -> str:
     """One screenshot as SVG."""
-    size, keys = SHOTS[name]
+    shot = SHOTS[name]
     with (
         tempfile.TemporaryDirectory() as parent,
         mock.patch.dict(os.environ, {"LORATORY_HOME": f"{parent}/home", "COLORTERM": "truecolor"}),
         mock.patch("time.strftime", return_value="14:02"),
     ):
         os.environ.pop("NO_COLOR", None)
-        return _standalone(asyncio.run(_shoot(dataset(Path(parent)), size, keys)))
+        return _standalone(asyncio.run(_shoot(shot.folder(Path(parent)), shot.size, shot.keys)))
 
 
 def text_of(svg: str) -> list[str]:
@@ -124,12 +194,13 @@ def text_of(svg: str) -> list[str]:
 
 async def _shoot(directory: Path, size: tuple[int, int], keys: tuple[str, ...]) -> str:
     app = LoratoryApp(Session(directory), Keymaps(), Graphics("half"))
-    screen = app.editor_screen
     try:
         async with app.run_test(size=size) as pilot:
-            await _until(pilot, lambda: screen.is_ready)
+            await _until(pilot, lambda: _is_still(app))
             for key in keys:
                 await pilot.press({" ": "space"}.get(key, key))
+                if key in ("f2", "f3"):
+                    await _until(pilot, lambda: _is_still(app))
             await _until(pilot, lambda: _is_still(app))
             return app.export_screenshot(title="loratory hearts")
     finally:
@@ -137,8 +208,11 @@ async def _shoot(directory: Path, size: tuple[int, int], keys: tuple[str, ...]) 
 
 
 def _is_still(app: LoratoryApp) -> bool:
-    from loratory.tui.widgets.preview import Preview
-
+    pane = app.panes.get(app.current_mode)
+    if isinstance(pane, PrepareScreen):
+        return pane.is_ready and pane.query_one(Preview).drawn
+    if isinstance(pane, StatsScreen):
+        return pane.is_mounted and not pane.is_counting
     screen = app.editor_screen
     item = screen.editor.current
     facts = screen.session.facts

@@ -11,14 +11,14 @@ from PIL import Image, ImageDraw
 from loratory.imaging.background import (
     LEAST_WON,
     colour_name,
-    find_figures,
     find_frame,
     find_ground,
+    find_ground_and_figures,
     suggested_crop,
     won_share,
 )
 from loratory.imaging.facts import Ground
-from loratory.imaging.recipe import BACKGROUNDS
+from loratory.imaging.recipe import BACKGROUNDS, Box
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -43,6 +43,12 @@ def ground_of(picture: Image.Image | Pixels) -> Ground:
     found = find_ground(np.asarray(picture))
     assert found is not None
     return found
+
+
+def figures_of(picture: Image.Image | Pixels) -> tuple[Box, ...]:
+    ground, figures = find_ground_and_figures(np.asarray(picture))
+    assert ground is not None
+    return figures
 
 
 def scene(size: tuple[int, int] = (240, 160)) -> Pixels:
@@ -170,7 +176,7 @@ def test_the_box_of_an_empty_picture_is_all_of_it() -> None:
     assert ground.box == (0, 0, 240, 160)
     assert ground.share == 1
     assert suggested_crop(ground, (240, 160)) is None
-    assert find_figures(np.asarray(plain()), ground) == ()
+    assert figures_of(plain()) == ()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 20000), (20000, 1), (3, 3), (8, 8), (7, 300), (2, 512)])
@@ -188,9 +194,8 @@ def test_random_pictures_are_looked_at_without_harm() -> None:
         height, width = (int(side) for side in chance.integers(1, 60, 2))
         colours = chance.integers(0, 256, (3, 3), np.uint8)
         pixels = colours[chance.integers(0, 3, (height, width))]
-        ground = find_ground(pixels)
+        ground, _ = find_ground_and_figures(pixels)
         if ground is not None:
-            find_figures(pixels, ground)
             suggested_crop(ground, (width, height))
 
 
@@ -205,7 +210,7 @@ def sheet() -> Image.Image:
 
 def test_figures_on_a_sheet_come_largest_first() -> None:
     pixels = np.asarray(sheet().resize((200, 110), Image.Resampling.BOX))
-    boxes = find_figures(pixels, ground_of(pixels))
+    boxes = figures_of(pixels)
     assert boxes == ((10, 10, 60, 95), (145, 30, 180, 95), (80, 20, 120, 90))
 
 
@@ -216,7 +221,7 @@ def test_specks_text_and_small_parts_are_no_figures() -> None:
     draw.rectangle((200, 20, 204, 24), fill=(0, 0, 0))
     draw.point((180, 90), fill=(0, 0, 0))
     pixels = np.asarray(picture)
-    assert find_figures(pixels, ground_of(pixels)) == ()
+    assert figures_of(pixels) == ()
 
 
 def test_parts_with_a_narrow_gap_are_one_figure() -> None:
@@ -225,12 +230,12 @@ def test_parts_with_a_narrow_gap_are_one_figure() -> None:
     draw.rectangle((60, 30, 119, 78), fill=(150, 40, 40))
     draw.rectangle((60, 80, 119, 130), fill=(40, 40, 150))
     pixels = np.asarray(picture)
-    assert find_figures(pixels, ground_of(pixels)) == ()
+    assert figures_of(pixels) == ()
 
 
 def test_figures_of_jpegs_and_of_large_pictures() -> None:
     large = jpeg(sheet().resize((1600, 880), Image.Resampling.LANCZOS), 60)
-    boxes = find_figures(large, ground_of(large))
+    boxes = figures_of(large)
     drawn = ((80, 80, 480, 760), (1160, 240, 1440, 760), (640, 160, 960, 720))
     assert len(boxes) == 3
     for box, expected in zip(boxes, drawn, strict=True):
@@ -275,5 +280,5 @@ def test_a_look_is_quick() -> None:
     ground_of(pixels)
     started = process_time()
     for _ in range(5):
-        find_figures(pixels, ground_of(pixels))
+        figures_of(pixels)
     assert (process_time() - started) / 5 < 0.25  # 0.02 s on an idle machine

@@ -3,6 +3,7 @@
 import codecs
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from loratory.cli.main import main
 from loratory.tags.journal import Journal
@@ -77,6 +79,26 @@ def test_add_says_what_it_did_and_can_be_undone_and_done_again(tag: Tag, dataset
     assert "undone: add “white background” (4 captions)" in undone.err
     assert tag("redo", dataset).code == 0
     assert texts(dataset) == after
+
+
+def test_where_asks_for_what_is_wrong_with_pictures_and_what_they_look_like(tag: Tag, tmp_path: Path) -> None:
+    folder = tmp_path / "set" / "1_fox"
+    folder.mkdir(parents=True)
+    for number in (1, 2, 3):
+        blocks = random.Random(number).randbytes(8 * 8 * 4)
+        mode = "RGBA" if number == 2 else "RGBX"
+        patches = Image.frombytes(mode, (8, 8), blocks).resize((512, 512))
+        patches.convert("RGBA" if number == 2 else "RGB").save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("fox, solo", "utf-8")
+    Image.open(folder / "3.png").save(folder / "4.bmp")
+
+    def names(query: str) -> list[str]:
+        return [line.split("\t")[0] for line in tag("list", tmp_path / "set", "--where", query).out.splitlines()]
+
+    assert names("issue:transparent") == ["1_fox/2.png"]
+    assert names("dup") == ["1_fox/3.png", "1_fox/4.bmp"]
+    assert names("issue:few-tags -issue:transparent") == ["1_fox/1.png", "1_fox/3.png"]
+    assert tag("add", tmp_path / "set", "lowres", "--where", "issue:trans*").err.startswith("added “lowres” to 1 ")
 
 
 def test_where_chooses_and_the_rest_is_left_alone(tag: Tag, dataset: Path) -> None:

@@ -21,10 +21,12 @@ from loratory.editing.checks.pictures import check_picture
 from loratory.editing.checks.recipe_fix import plan_recipes, take
 from loratory.editing.checks.rules import PICTURE_RULES, RULES
 from loratory.editing.items import Item, find_items
+from loratory.editing.settings import read_settings
 from loratory.imaging.facts import Ground, PictureFacts
 from loratory.imaging.recipe import Recipe
 from loratory.preparation.desk import Desk
 from loratory.tags.vocabulary.store import open_vocabulary
+from preparation_sets import open_desk
 
 GOOD = PictureFacts(size_bytes=100, digest="", format="PNG", mode="RGB", size=(512, 512), sharpness=0.6)
 WHITE = Ground((255, 255, 255), "white", 1.0, 0.5, (10, 10, 500, 500))
@@ -481,6 +483,23 @@ def test_recipes_are_changed_built_and_taken_back(tmp_path: Path) -> None:
     assert desk.undo() == "flip them"
     desk.build()
     assert {path.name: path.read_bytes() for path in (tmp_path / "1_fox").iterdir()} == before
+
+
+def test_what_was_prepared_for_less_is_not_upscaled_by_a_recipe(tmp_path: Path) -> None:
+    fill(tmp_path / "Raw", 2)
+    train = tmp_path / "train"
+    open_desk(tmp_path / "Raw", train, resolution=(64, 64)).build()
+    assert read_settings(train).dataset_settings(train).resolution_wh == (64, 64)
+    items, findings = find_items(train, train), found_in(train, "low-resolution", upscale="auto", flip=True)
+    same = plan_recipes(Desk(train), items, findings, "x", (64, 64))
+    assert ([change.told() for change in same.changes], same.refused) == (["flip = yes"] * 2, ())
+    larger = plan_recipes(Desk(train), items, findings, "x", (768, 512))
+    assert [change.told() for change in larger.changes] == ["flip = yes"] * 2
+    assert {why for _, why in larger.refused} == {
+        "it was prepared for 64x64 px: prepare the originals with --resolution 768x512"
+    }
+    (train / ".loratory" / "dataset.toml").write_text("[dataset]\nresolution = 256\n", "utf-8")
+    assert read_settings(train).dataset_settings(train).resolution_wh == (256, 256)
 
 
 def test_backgrounds_take_turns(tmp_path: Path) -> None:

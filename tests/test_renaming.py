@@ -1,5 +1,6 @@
 """Renaming folders of a dataset: all or nothing, undoable, and followed by everything that names their pictures."""
 
+import errno
 import json
 import os
 import sys
@@ -20,6 +21,7 @@ from loratory.editing.settings import read_marks
 from loratory.errors import LoratoryError
 from loratory.imaging.recipe import Recipe
 from loratory.imaging.recipe_toml import Book, read_recipes, render
+from loratory.preparation.build import preparing
 from loratory.preparation.desk import Desk
 from loratory.tags import journal_lock
 from loratory.tags.journal import Change, Journal
@@ -69,7 +71,14 @@ def remember(root: Path, *names: str) -> None:
         for name in names
     ]
     lines.append({**lines[0], "folder": "Raw", "name": f"{names[0]}/p.png"})
-    text = "".join(json.dumps(line) + "\n" for line in lines)
+    carried = {f"{names[0]}/p.txt": ["fox", None, False]}
+    expected = {
+        "label": "prepare",
+        "later_than": 3,
+        "carried": [[[".loratory/originals", f"{names[0]}/p.png"], carried], [["Raw", "a/p.png"], carried]],
+        "after": {f"{name}/p.txt": name for name in names},
+    }
+    text = "".join(json.dumps(line) + "\n" for line in [*lines, {"expects": None}, {"expects": expected}])
     (state / "prepared.jsonl").write_text(text + "torn {\n")
     book = Book(recipes={f"{name}/p.png": Recipe(tags=(name,)) for name in names})
     (state / "originals" / "recipes.toml").write_text(render(book))
@@ -82,6 +91,8 @@ def told(root: Path) -> dict[str, Any]:
     state = root / ".loratory"
     marks = json.loads((state / "marks.json").read_text())
     lines = [json.loads(line) for line in (state / "prepared.jsonl").read_text().splitlines() if "torn" not in line]
+    (expected,) = (line["expects"] for line in lines if line.get("expects"))
+    lines = [line for line in lines if "expects" not in line]
     history = json.loads((state / "originals" / ".loratory" / "recipes-history.jsonl").read_text())
     recipes = read_recipes(state / "originals" / "recipes.toml").recipes
     return {
@@ -98,6 +109,8 @@ def told(root: Path) -> dict[str, Any]:
         "outputs": [line["outputs"][0][0] for line in lines],
         "captions": [next(iter(line["captions"].items())) for line in lines],
         "history": sorted(history["changes"]),
+        "expected": expected["after"],
+        "carried": expected["carried"],
     }
 
 
@@ -133,6 +146,10 @@ def test_folders_swap_their_names_and_everything_follows(tmp_path: Path) -> None
     assert after["outputs"] == ["12_a/p.png", "10_a/p.png", "7_b/p.png", "12_a/p.png"]
     # The text of a caption is nobody's path.
     assert after["captions"][2] == ("7_b/p.txt", ["5_b/p.png", None, False])
+    # What a process that died was about to do is found out by the names that there are now.
+    assert after["expected"] == {"12_a/p.txt": "10_a", "10_a/p.txt": "12_a", "7_b/p.txt": "5_b"}
+    carried = {"12_a/p.txt": ["fox", None, False]}
+    assert after["carried"] == [[[".loratory/originals", "12_a/p.png"], carried], [["Raw", "a/p.png"], carried]]
     assert b"torn {\n" in (tmp_path / ".loratory/prepared.jsonl").read_bytes()
     undo_renaming(tmp_path)
     assert told(tmp_path) == before
@@ -252,6 +269,38 @@ def test_a_session_sees_its_marks_in_the_renamed_folder(tmp_path: Path) -> None:
     assert [item.reviewed for item in Session(tmp_path).items] == [True]
 
 
+def test_marks_of_an_open_session_follow(tmp_path: Path) -> None:
+    make_set(tmp_path, "10_a", "12_a", "5_b")
+    session = Session(tmp_path)
+    session.review([item for item in session.items if item.folder == "10_a"], reviewed=True)
+    session.marks.answers["hat"] = {"5_b/p.png": True}
+    session.save_marks()
+    session.review([item for item in session.items if item.folder == "5_b"], reviewed=True)
+    rename_folders(session.root, SWAP, "by another process, or by this one")
+    session.save_marks()  # before this session has looked
+    assert read_marks(tmp_path).reviewed == {"12_a/p.png", "7_b/p.png"}
+    session.rescan()
+    assert [(item.name, item.reviewed) for item in session.items] == [
+        ("10_a/p.png", False),
+        ("12_a/p.png", True),
+        ("7_b/p.png", True),
+    ]
+    assert session.marks.answers == {"hat": {"7_b/p.png": True}}
+    undo_renaming(session.root)
+    session.rescan()
+    session.save_marks()
+    assert read_marks(tmp_path).reviewed == {"10_a/p.png", "5_b/p.png"}
+    assert read_marks(tmp_path).answers == {"hat": {"5_b/p.png": True}}
+
+
+def test_pictures_that_are_being_prepared_are_not_renamed_away(tmp_path: Path) -> None:
+    make_set(tmp_path, "10_a")
+    with preparing(tmp_path), pytest.raises(LoratoryError, match="being prepared"):
+        rename_folders(tmp_path, [("10_a", "12_a")], "x")
+    assert (tmp_path / "10_a").is_dir()
+    assert rename_folders(tmp_path, [("10_a", "12_a")], "x") is not None
+
+
 def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
     old, new = os.fsdecode(b"10_\xff[b]\n"), os.fsdecode(b"12_\xff[b]\n")
     try:
@@ -287,6 +336,32 @@ def killed_at(call: int, work: Callable[[], object]) -> bool:
     return status == 9
 
 
+def failing_at(call: int, *, on: bool) -> Callable[[], int]:
+    """Has the `call`-th change of the disk fail, and with `on` every later one; returns how to end that, which tells
+    the number of calls."""
+    names = ("rename", "replace", "unlink", "open", "write", "fsync", "ftruncate", "chmod")
+    real = {name: getattr(os, name) for name in names}
+    count = [0]
+
+    def counted(name: str) -> Callable[..., Any]:
+        def instead(*arguments: Any, **options: Any) -> Any:
+            count[0] += 1
+            if count[0] == call or (on and count[0] > call):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real[name](*arguments, **options)
+
+        return instead
+
+    def end() -> int:
+        for name in names:
+            setattr(os, name, real[name])
+        return count[0]
+
+    for name in names:
+        setattr(os, name, counted(name))
+    return end
+
+
 def fresh(root: Path, number: int) -> Path:
     folder = root / str(number)
     make_set(folder, "10_a", "12_a", "5_b")
@@ -310,6 +385,31 @@ def test_a_process_may_die_at_any_instant(memory: Path) -> None:
         assert not [path for path in root.rglob("*") if "renamed" in path.name or "loratory-" in path.name]
         assert recover_renaming(root) is None
     assert completed >= 10
+
+
+@pytest.mark.parametrize("on", [False, True], ids=["once", "from then on"])
+def test_the_disk_may_fail_at_any_instant(memory: Path, on: bool) -> None:
+    before = told(fresh(memory, 0))
+    rename_folders(memory / "0", SWAP, "swap")
+    after = told(memory / "0")
+    number, calls, said = 0, 0, set[str]()
+    while calls >= number:
+        number += 1
+        root, error = fresh(memory, number), None
+        end = failing_at(number, on=on)
+        try:
+            rename_folders(root, SWAP, "swap")
+        except LoratoryError as caught:
+            error = caught
+        finally:
+            calls = end()
+        # What was said is what is found, at once or when the folder is next opened.
+        promised = before if error is not None and "no folder was renamed" in error.message else after
+        said.add("" if error is None else error.message.rpartition("; ")[2])
+        recover_renaming(root)
+        assert told(root) == promised, (number, error)
+        assert not [path for path in root.rglob("*") if "renamed" in path.name or "loratory-" in path.name]
+    assert said >= {"no folder was renamed.", "it is completed when the folder is next opened."}
 
 
 @pytest.mark.slow

@@ -177,7 +177,7 @@ def test_all_code_that_facts_come_from_counts() -> None:
             text = Path(survey_cache.__file__).with_name(f"{name}.py").read_text()
             waiting += re.findall(r"^from loratory\.imaging\.(\w+) import", text, re.MULTILINE)
     # What runs and keeps the looks, a type, and groups of looks that were taken.
-    assert needed - {"survey_cache", "workers", "recipe", "stars"} == set(survey_cache._ALGORITHM)  # pyright: ignore[reportPrivateUsage]
+    assert needed - {"survey_cache", "workers", "recipe", "stars"} == set(survey_cache.ALGORITHM)
 
 
 def test_a_picture_replaced_at_once_by_one_of_its_size_and_date_is_looked_at_again(

@@ -316,6 +316,20 @@ def test_needs_name_what_must_be_worked_out() -> None:
     assert parse_query("issue:x").needs == {"issue"}
 
 
+@pytest.mark.parametrize(
+    ("query", "asks"),
+    [
+        ("issue", True),
+        ("issue:SHEET", True),
+        ("fox OR NOT (tags>2 issue:tr*)", True),
+        ("issue:implied OR issue:sheets", False),
+        ("sheet tag:sheet dup tags>1", False),
+    ],
+)
+def test_whether_rules_are_asked_for(query: str, asks: bool) -> None:
+    assert parse_query(query).asks_for_issues({"sheet", "transparent"}) is asks
+
+
 def test_slow_facts_are_asked_for_only_where_they_decide() -> None:
     class Unread:
         keys = ("fox",)

@@ -57,7 +57,7 @@ def test_the_commands_run(fox_set: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert code == (1 if line == "loratory check fox-set" else 0), f"{line}: {said}"
     assert (
         fox_set / "10_sks fox" / "001.txt"
-    ).read_text() == "sks fox, animal, canine, collar, tabby, blue eyes, white background"
+    ).read_text() == "sks, fox, canine, collar, tabby, blue eyes, white background"
 
 
 def test_an_answer_is_the_one_shown(fox_set: Path, capsys: pytest.CaptureFixture[str]) -> None:

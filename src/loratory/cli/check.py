@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loratory.cli import output
-from loratory.cli.check_fix import Counting, argument, mend
+from loratory.cli.check_fix import argument, mend
 from loratory.dataset.findings import shown
 from loratory.dataset.listing import pictures, some_names
 from loratory.errors import FAILED, LoratoryError
@@ -86,17 +86,18 @@ def check(
 
     query = None if where is None else parse_query(where)
     session = _open(directory, vocabulary, config)
-    found, items = _findings(session, query, config, pictures=not no_pictures and _needs_pictures(rules, fixes, query))
+    looks = not no_pictures and _needs_pictures(rules, fixes, query)
+    found, items = _findings(session, query, config, pictures=looks)
+    dataset = session.settings.dataset_settings(session.root) if config is None else config.dataset
+    size = dataset.resolution_wh
     if fixes:
-        dataset = session.settings.dataset_settings(session.root) if config is None else config.dataset
-        size = dataset.resolution_wh
         return _mend(session, items, found, fixes, vocabulary, size, dry_run=dry_run, as_json=as_json)
     found = [finding for finding in found if not rules or finding.rule in rules]
     if as_json:
         output.data_json({"vocabulary": session.site, "captions": len(session.items), "findings": _as_json(found)})
     else:
         _print(found, everything=bool(rules))
-        _sum_up(session, found, picked=query is not None)
+        _sum_up(session, found, size if looks else None, picked=query is not None)
     return FAILED if any(finding.severity != "note" for finding in found) else 0
 
 
@@ -132,7 +133,7 @@ def _needs_pictures(rules: Sequence[str], fixes: Sequence[str], query: "Query | 
     from loratory.editing.checks.rules import PICTURE_RULES
 
     asked = (*rules, *fixes)
-    asks_for_issues = query is not None and not query.needs.isdisjoint(("issue", "duplicate"))
+    asks_for_issues = query is not None and not query.needs.isdisjoint(("issue", "dup"))
     return not asked or asks_for_issues or _ALL in asked or any(rule in PICTURE_RULES for rule in asked)
 
 
@@ -169,8 +170,8 @@ def _of_pictures(
     from loratory.editing.checks.looking import check_session_pictures, look_at_pictures
 
     dataset = None if config is None else config.dataset
-    with Counting("looking at pictures") as counting:
-        looked = look_at_pictures(session, captions, dataset, progress=counting.at)
+    with output.counting("looking at pictures") as at:
+        looked = look_at_pictures(session, captions, dataset, progress=at)
     with output.working("comparing pictures"):
         found = check_session_pictures(session, looked)
     return found, [picture.item for picture in looked.pictures]
@@ -232,7 +233,10 @@ def _print(found: "Sequence[CaptionFinding]", *, everything: bool) -> None:
             output.data(f"  and {len(said) - _SHOWN_PER_RULE} more: --rule {rule} shows all")
 
 
-def _sum_up(session: "Session", found: "Sequence[CaptionFinding]", *, picked: bool) -> None:
+def _sum_up(
+    session: "Session", found: "Sequence[CaptionFinding]", resolution: tuple[int, int] | None, *, picked: bool
+) -> None:
+    """How much was found, and by what it goes. resolution: that pictures were judged by, None where they were not."""
     counts = Counter(finding.severity for finding in found)
     said = [
         f"{counts[severity]} {severity}{'' if counts[severity] == 1 else 's'}"
@@ -240,7 +244,8 @@ def _sum_up(session: "Session", found: "Sequence[CaptionFinding]", *, picked: bo
         if counts[severity]
     ]
     looked_at = "the pictures that match" if picked else pictures(len(session.items))
-    output.say(f"{', '.join(said) or 'Nothing found'} in {looked_at}, by the vocabulary of {session.site}.")
+    size = "" if resolution is None else f" for {resolution[0]}x{resolution[1]} px"
+    output.say(f"{', '.join(said) or 'Nothing found'} in {looked_at}{size}, by the vocabulary of {session.site}.")
     if not session.vocabulary.known() and session.site != "natural":
         output.say(f"Only its starter pack is known; `loratory vocab fetch {session.site}` imports the full list.")
     mendable = Counter(finding.rule for finding in found if finding.automatic_fix is not None)

@@ -1,7 +1,7 @@
 """`loratory check --fix`: what the fixes would do, and doing it."""
 
 import shlex
-import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from loratory.cli import output
 from loratory.cli.patch import print_patch
 from loratory.dataset.findings import shown
-from loratory.dataset.listing import pictures
+from loratory.dataset.listing import pictures, some_names
 from loratory.errors import FAILED
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def mend(
         output.data_json(report)
     if left:
         output.say(f"{left} of {len(found)} findings need a person: there is no fix that is certain.")
-    for path, why in skipped:
-        output.say(output.one_line(f"{shown(_name(session, path))}: left alone: {why}"))
+    _say_skipped(session, skipped)
     return FAILED if skipped else 0
 
 
@@ -110,14 +109,24 @@ def _recipes(
     if not plan.changes:
         output.say(f"{said}: {pictures(0)} changed.")
         return list(plan.refused)
-    with Counting("preparing pictures") as counting:
-        built = take(desk, plan, progress=lambda done, total, name: counting.at(done, total))
+    with output.counting("preparing pictures") as at:
+        built = take(desk, plan, progress=lambda done, total, name: at(done, total))
     report |= _told(session, built)
     output.say(f"{said}: {_summary(built, plan)}.")
     for note in built.notes:
         output.say(output.one_line(note))
     output.say(f"`loratory prepare {argument(session)} --undo` takes it back; the originals are kept.")
     return [*plan.refused, *built.left_alone, *built.failed]
+
+
+def _say_skipped(session: "Session", skipped: Sequence[tuple[Path, str]]) -> None:
+    """What was left alone; what is so for several for the same reason, once."""
+    by_reason: defaultdict[str, list[str]] = defaultdict(list)
+    for path, why in skipped:
+        by_reason[why].append(_name(session, path))
+    for why, names in by_reason.items():
+        which = shown(names[0]) if len(names) == 1 else f"{len(names)} files ({some_names(names)})"
+        output.say(output.one_line(f"{which}: left alone: {why}"))
 
 
 def _told(session: "Session", built: "Report") -> dict[str, Any]:
@@ -144,31 +153,3 @@ def _name(session: "Session", path: Path) -> str:
         return path.relative_to(session.directory).as_posix()
     except ValueError:
         return str(path)
-
-
-class Counting:
-    """On a terminal, how far a job is and how long it will take, once it has taken a second."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._working = output.working(what)
-        self._began_s = time.monotonic()
-        self._told_s = self._began_s
-
-    def __enter__(self) -> "Counting":
-        self._tell = self._working.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._working.__exit__(*error)
-
-    def at(self, done: int, total: int) -> None:
-        """Notes that `done` of `total` are done."""
-        now = time.monotonic()
-        taken_s = now - self._began_s
-        # A line that changes more often than it can be read only costs time.
-        if taken_s < 1 or now - self._told_s < 0.2 or not done:
-            return
-        self._told_s = now
-        left_s = taken_s * (total - done) / done
-        self._tell(f"{self._what}: {done} of {total} · ETA {left_s:.0f} s")

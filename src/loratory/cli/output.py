@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
@@ -70,6 +71,24 @@ def working(text: str) -> Generator[Callable[[str], None]]:
     """Shows on a terminal, until it is left, that something is being done; call what it gives with a new text."""
     with talk.status(spelled(text), spinner="dots" if _is_unicode(talk.encoding) else "line") as status:
         yield lambda now: status.update(spelled(one_line(now)))
+
+
+@contextmanager
+def counting(what: str) -> Generator[Callable[[int, int], None]]:
+    """On a terminal, how far a job is and how long it will take; call what it gives with (done, in all)."""
+    began_s = told_s = time.monotonic()
+    with working(what) as tell:
+
+        def at(done: int, total: int) -> None:
+            nonlocal told_s
+            now_s = time.monotonic()
+            taken_s = now_s - began_s
+            # A line that changes more often than it can be read only costs time, and the first second tells nothing.
+            if taken_s >= 1 and now_s - told_s >= 0.2 and done:
+                told_s = now_s
+                tell(f"{what}: {done} of {total} · ETA {taken_s * (total - done) / done:.0f} s")
+
+        yield at
 
 
 def is_unicode() -> bool:

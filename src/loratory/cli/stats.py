@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from loratory.cli import output
 from loratory.errors import LoratoryError
 
 if TYPE_CHECKING:
-    from loratory.config.schema import DatasetSettings
     from loratory.dataset.balance import Balance, Regularization
     from loratory.dataset.goals import Verdict
     from loratory.dataset.stats import BucketRow, Fused, Lean, Pair, Picture, Spread, TagCount
@@ -192,27 +190,15 @@ def _count_exposure(report: Report, session: "Session", epochs: int | None) -> N
 
 
 def _count_buckets(report: Report, session: "Session", resolution: int | None, batch_size: int | None) -> None:
+    from loratory.dataset.buckets import at_resolution
     from loratory.dataset.stats import bucket_table
 
     settings = session.settings.dataset_settings(session.root)
     if resolution is not None:
-        settings = _at_resolution(settings, resolution)
+        settings = at_resolution(settings, (resolution, resolution))
     report.batch_size = batch_size or session.settings.train_batch_size
     report.buckets = bucket_table(report.pictures, settings, report.batch_size)
     report.resolution, report.max_bucket_reso = min(settings.resolution_wh), settings.max_bucket_reso
-
-
-def _at_resolution(settings: "DatasetSettings", side: int) -> "DatasetSettings":
-    """The settings at another resolution, with room for tall and wide pictures a quarter above it."""
-    step = settings.bucket_reso_steps
-    longest = max(settings.max_bucket_reso, ceil(side * 1.25 / step) * step)
-    return settings.model_copy(
-        update={
-            "resolution": side,
-            "min_bucket_reso": min(settings.min_bucket_reso, side),
-            "max_bucket_reso": min(longest, 8192),
-        }
-    )
 
 
 def _as_json(session: "Session", report: Report, wanted: frozenset[str]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from loratory.editing.items import Item
     from loratory.editing.session import Plan, Session
     from loratory.tags.journal import Outcome
+    from loratory.tags.query import Query
 
 _PATH = click.Path(path_type=Path)
 _WHERE_HELP = "Only the images that match, such as 'untagged' or 'tag:solo tags<5'."
@@ -111,13 +112,30 @@ def _open(directory: Path, where: str | None) -> "tuple[Session, list[Item]]":
 
     query = None if where is None else parse_query(where)
     session = open_session(directory)
-    if query is not None and "issue" in query.needs:
-        from loratory.editing.checks.caption import issues
-        from loratory.editing.checks.context import session_context
-
-        context = session_context(session)
-        session.facts.issues_of = lambda item: issues(item, context)
+    if query is not None:
+        _find_out(session, query)
     return session, session.find(query)
+
+
+def _find_out(session: "Session", query: "Query") -> None:
+    """Has the session know what a query asks of findings and of pictures."""
+    from loratory.editing.checks.caption import issues
+    from loratory.editing.checks.context import session_context
+    from loratory.editing.checks.looking import check_session_pictures, look_at_pictures
+    from loratory.editing.checks.rules import PICTURE_RULES
+
+    asks_for_issues = query.asks_for_issues(PICTURE_RULES)
+    if "issue" not in query.needs and "dup" not in query.needs:
+        return
+    with output.working("checking captions"):
+        context = session_context(session)
+    session.facts.issues_of = lambda item: issues(item, context)
+    if asks_for_issues or "dup" in query.needs:
+        with output.counting("looking at pictures") as at:
+            looked = look_at_pictures(session, context, progress=at)
+        if asks_for_issues:
+            with output.working("comparing pictures"):
+                check_session_pictures(session, looked)
 
 
 def _report(session: "Session", plan: "Plan", outcome: "Outcome | None") -> dict[str, Any]:

@@ -96,7 +96,7 @@ def recover(directory: Path, finish: bool, roll_back: bool) -> int:
 
 
 def _journal(directory: Path) -> "Journal":
-    from loratory.editing.session import find_root
+    from loratory.dataset.root import find_root
     from loratory.tags.journal import Journal
 
     if not directory.is_dir():

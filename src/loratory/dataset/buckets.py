@@ -10,6 +10,9 @@ from loratory.errors import LoratoryError
 
 Size = tuple[int, int]
 
+# The largest that a configuration takes.
+_LARGEST_SIDE = 8192
+
 
 class Placement(NamedTuple):
     """How one picture comes to its bucket: resized to cover it, then cut at the centre.
@@ -22,6 +25,19 @@ class Placement(NamedTuple):
     resized: Size
     crop_left_top: tuple[int, int]
     ar_error: float
+
+
+def at_resolution(settings: DatasetSettings, resolution: Size) -> DatasetSettings:
+    """The settings at another resolution, with room for tall and wide pictures a quarter above it."""
+    step = settings.bucket_reso_steps
+    longest = max(settings.max_bucket_reso, math.ceil(max(resolution) * 1.25 / step) * step)
+    return settings.model_copy(
+        update={
+            "resolution": resolution,
+            "min_bucket_reso": min(settings.min_bucket_reso, *resolution),
+            "max_bucket_reso": min(longest, _LARGEST_SIDE),
+        }
+    )
 
 
 @lru_cache(maxsize=64)

@@ -5,7 +5,7 @@ its history: what was done to adopted pictures, whose originals lie in folders o
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -63,14 +63,31 @@ def _manifest(path: Path, data: bytes, moves: Moves) -> bytes | None:
 
 
 def _manifest_line(line: dict[str, Any], moves: Moves) -> None:
-    folder = line["folder"]
-    if folder == _ORIGINALS:
-        line["name"] = follow(line["name"], moves)
-    line["folder"] = _below(folder, moves)
+    if "expects" in line:
+        _expected(line["expects"], moves)
+        return
+    line["folder"], line["name"] = _original((line["folder"], line["name"]), moves)
     if "outputs" in line:
         line["outputs"] = [[follow(path, moves), *rest] for path, *rest in line["outputs"]]
     if "captions" in line:
         line["captions"] = {follow(path, moves): told for path, told in line["captions"].items()}
+
+
+def _expected(expected: dict[str, Any] | None, moves: Moves) -> None:
+    """What a process that died was about to write of captions."""
+    if expected is not None:
+        expected["after"] = {follow(path, moves): text for path, text in expected["after"].items()}
+        expected["carried"] = [
+            [_original(key, moves), {follow(path, moves): told for path, told in captions.items()}]
+            for key, captions in expected["carried"]
+        ]
+
+
+def _original(key: Sequence[str], moves: Moves) -> tuple[str, str]:
+    """(folder of the originals, name in its recipes) of an original; originals of adopted pictures have their names
+    from the folders that the pictures lie in."""
+    folder, name = key
+    return _below(folder, moves), follow(name, moves) if folder == _ORIGINALS else name
 
 
 def _history(path: Path, data: bytes, moves: Moves) -> bytes | None:

@@ -196,8 +196,8 @@ def _replace_state(root: Path, log: RenameLog, renaming: Renaming) -> Renaming:
 def _take_back(root: Path, log: RenameLog, renaming: Renaming) -> None:
     """Undoes what `_move` has done before it failed; where that fails too, the renaming stays to be completed."""
     steps = _steps(root, renaming)
-    was_parked = any(each.id == renaming.id and each.state == "parked" for each in log.read())
-    if was_parked:
+    # Not by how far `renaming` says it came: a mark that could not be written may be there all the same.
+    if any(each.id == renaming.id and each.state != "begun" for each in log.read()):
         for old, parked, new in steps:
             source = parked or old
             if not os.path.lexists(source) and os.path.lexists(new):
@@ -225,8 +225,17 @@ def _fsync(steps: Sequence[tuple[Path, Path | None, Path]]) -> None:
 def _exclusive(root: Path) -> Generator[RenameLog]:
     with _explaining(root):
         (root / _FOLDER).mkdir(exist_ok=True)
-        with journal_lock.holding(root / _FOLDER / "lock"):
-            yield RenameLog(root / _FOLDER / RENAMES)
+        # Whoever prepares pictures takes this one first as well, and the captions' while it holds it.
+        (root / _FOLDER / "prepare.lock").touch()
+        with journal_lock.holding_if_free(root / _FOLDER / "prepare.lock") as free:
+            if not free:
+                raise LoratoryError(
+                    f"Pictures are being prepared into {root} at this moment; no folder was renamed.",
+                    hint="Try again when that is done.",
+                    exit_code=FAILED,
+                )
+            with journal_lock.holding(root / _FOLDER / "lock"):
+                yield RenameLog(root / _FOLDER / RENAMES)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A balance whose repeats can be changed one by one, everything else following: what a screen shows and edits. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from loratory.dataset.balance import (
@@ -22,15 +22,13 @@ class WhatIf:
     """Concept folders with the repeats tried for them. Every change gives a new value; the old ones are for undo.
 
     repeats: of each folder of `folders.train`, in its order. exposure: how often the pictures of the largest folder
-    are to be trained. epochs: None where they follow from the exposure. fixed: names of folders that a person gave
-    their repeats, which balancing leaves alone.
+    are to be trained. epochs: None where they follow from the exposure.
     """
 
     folders: ConceptFolders
     repeats: tuple[int, ...]
     exposure: float
     epochs: int | None = None
-    fixed: frozenset[str] = field(default_factory=frozenset[str])
 
     @cached_property
     def before(self) -> Balance:
@@ -54,8 +52,8 @@ class WhatIf:
 
     @property
     def advice(self) -> tuple[int, float] | None:
-        """(repeats of the largest folder, residual) that balance better, where nothing is fixed."""
-        return None if self.fixed else finer(self.folders.train, self.balance.residual)
+        """(repeats of the largest folder, residual) that balance better; None where there are none."""
+        return finer(self.folders.train, self.balance.residual)
 
     @property
     def moves(self) -> tuple[tuple[str, str], ...]:
@@ -65,44 +63,28 @@ class WhatIf:
         )
 
     def set_repeats(self, name: str, repeats: int) -> "WhatIf":
-        """One folder's repeats, 1 to 10,000 (others are brought within), which balancing keeps from now on."""
-        repeats = min(max(repeats, 1), MOST_REPEATS)
-        tried = tuple(
-            repeats if concept.name == name else old
-            for concept, old in zip(self.folders.train, self.repeats, strict=True)
-        )
-        return replace(self, repeats=tried, fixed=self.fixed | {name})
+        """One folder's repeats, 1 to 10,000; others are brought within."""
+        return self._with({name: min(max(repeats, 1), MOST_REPEATS)})
 
-    def free(self, name: str) -> "WhatIf":
-        """Lets balancing choose this folder's repeats again."""
-        return replace(self, fixed=self.fixed - {name})
-
-    def balanced(self, largest_repeats: int | None = None) -> "WhatIf":
-        """All folders balanced, but for those that are fixed. largest_repeats: left out, those tried for it now."""
-        largest = self.balance.largest_row
-        fixed = {name: count for name, count in self._tried.items() if name in self.fixed}
-        if largest_repeats is not None:
-            fixed.pop(largest.name, None)
-        found = balanced(self.folders.train, largest_repeats or largest.repeats, fixed)
-        freed = self.fixed if largest_repeats is None else self.fixed - {largest.name}
-        return replace(self._with(found), fixed=freed)
+    def balanced(self) -> "WhatIf":
+        """All folders balanced by the largest, with the repeats tried for that one."""
+        found = balanced(self.folders.train, self.balance.largest_row.repeats)
+        return self._with({row.name: row.repeats for row in found.rows})
 
     def divided(self) -> "WhatIf":
         """All repeats divided by their common divisor, the epochs multiplied: every exposure stays."""
         by = self.balance.divisor
-        return replace(self._with(self.balance.divided()), epochs=self.epochs * by if self.epochs else None)
+        divided = self._with({row.name: row.repeats for row in self.balance.divided().rows})
+        return replace(divided, epochs=self.epochs * by if self.epochs else None)
 
     def reset(self) -> "WhatIf":
         """The repeats as they are on disk."""
-        return replace(self, repeats=tuple(concept.repeats for concept in self.folders.train), fixed=frozenset())
+        return replace(self, repeats=tuple(concept.repeats for concept in self.folders.train))
 
-    @property
-    def _tried(self) -> Mapping[str, int]:
-        return {concept.name: count for concept, count in zip(self.folders.train, self.repeats, strict=True)}
-
-    def _with(self, found: Balance) -> "WhatIf":
-        by_name = {row.name: row.repeats for row in found.rows}
-        return replace(self, repeats=tuple(by_name.get(name, count) for name, count in self._tried.items()))
+    def _with(self, repeats: Mapping[str, int]) -> "WhatIf":
+        names = [concept.name for concept in self.folders.train]
+        pairs = zip(names, self.repeats, strict=True)
+        return replace(self, repeats=tuple(repeats.get(name, old) for name, old in pairs))
 
 
 def start(folders: ConceptFolders, exposure: float, epochs: int | None = None) -> WhatIf:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from loratory.dataset.listing import parse_folder_name
-from loratory.dataset.renaming import recover_renaming
+from loratory.dataset.renaming import recover_renaming, renamings
+from loratory.dataset.root import find_root
 from loratory.editing.facts import FactBook
 from loratory.editing.items import Item, find_items
 from loratory.editing.settings import (
@@ -27,14 +27,13 @@ from loratory.errors import LoratoryError
 from loratory.tags.edits import Edit
 from loratory.tags.journal import Change, Journal, Outcome
 from loratory.tags.query import Query
+from loratory.tags.rename_log import Renaming, follow
 from loratory.tags.text import encode
 from loratory.tags.vocabulary.model import Site
 from loratory.tags.vocabulary.store import Vocabulary, open_vocabulary
 
 Progress = Callable[[int, int], None]
 
-# A dataset opened at one of its folders shares the journal of the whole; this far up it is looked for.
-_ROOT_LEVELS = 3
 _GUESSED_FROM = 300
 
 
@@ -69,6 +68,7 @@ class Session:
         self.root = find_root(self.directory)
         self.completed_renaming = recover_renaming(self.root)
         self.settings = read_settings(self.root)
+        self._renamings_followed = self._renamings()
         self.marks: Marks = read_marks(self.root)
         self.journal = Journal(self.root)
         self.items: list[Item] = []
@@ -79,7 +79,12 @@ class Session:
         self.rescan()
 
     def rescan(self) -> None:
-        """Lists the pictures anew, and reads each caption anew when it is needed."""
+        """Lists the pictures anew, and reads each caption anew when it is needed.
+
+        Marks follow folders that were renamed, here or by another process. Raises LoratoryError for a log of renamings
+        that cannot be read.
+        """
+        self.marks, self._renamings_followed = self._marks_now()
         self.items = find_items(self.directory, self.root, self.settings.caption_extension)
         self.facts.forget()
         self.__dict__.pop("_by_caption", None)
@@ -176,7 +181,24 @@ class Session:
 
     def save_marks(self) -> None:
         """Writes who was reviewed. Raises LoratoryError where the folder cannot be written."""
-        _writing(self.root, lambda: write_marks(self.root, self.marks))
+        marks, _ = self._marks_now()
+        _writing(self.root, lambda: write_marks(self.root, marks))
+
+    def _renamings(self) -> dict[int, Renaming]:
+        return {each.id: each for each in renamings(self.root) if each.has_moved}
+
+    def _marks_now(self) -> tuple[Marks, dict[int, Renaming]]:
+        """The marks with the names that folders have now, and the renamings that they follow."""
+        known, marks = self._renamings(), self.marks
+        for number, renaming in known.items():
+            if number not in self._renamings_followed:
+                moves = dict(renaming.moves)
+                answers = {
+                    tag: {follow(name, moves): answer for name, answer in list(given.items())}
+                    for tag, given in list(marks.answers.items())
+                }
+                marks = Marks({follow(name, moves) for name in list(marks.reviewed)}, answers, marks.problem)
+        return marks, known
 
     def save_settings(self) -> None:
         """Writes the settings of the dataset. Raises LoratoryError where the folder cannot be written."""
@@ -192,15 +214,6 @@ def open_session(directory: Path) -> Session:
             hint="Loratory reads png, jpg, webp, bmp and avif files.",
         )
     return session
-
-
-def find_root(directory: Path) -> Path:
-    """The folder whose `.loratory` holds the journal: the nearest that has one, else the one above a concept folder."""
-    for candidate in (directory, *directory.parents[:_ROOT_LEVELS]):
-        if (candidate / FOLDER).is_dir() and candidate != Path.home():
-            return candidate
-    is_concept = parse_folder_name(directory.name)[2] is None
-    return directory.parent if is_concept else directory
 
 
 def guess_site(items: Sequence[Item]) -> Site:

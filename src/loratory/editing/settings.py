@@ -73,10 +73,14 @@ class TaggingSettings:
 
     def dataset_settings(self, root: Path) -> "DatasetSettings":
         """`dataset` as the typed settings that training uses, with the pictures in `root`, where relative paths
-        begin."""
+        begin. Where it has no resolution, it is the one that the pictures were prepared for, if they were."""
         from loratory.config.schema import DatasetSettings
+        from loratory.dataset.buckets import at_resolution
+        from loratory.preparation.resolution import prepared_resolution
 
-        return DatasetSettings.model_validate(_trained_from(self.dataset, root) | {"goal": self.goal})
+        settings = DatasetSettings.model_validate(_trained_from(self.dataset, root) | {"goal": self.goal})
+        prepared = None if "resolution" in self.dataset else prepared_resolution(root)
+        return settings if prepared is None else at_resolution(settings, prepared)
 
     def kept_keys(self) -> dict[str, frozenset[str]]:
         """The kept tags of each rule by their comparison keys."""

@@ -9,9 +9,20 @@ import numpy as np
 import numpy.typing as npt
 
 from loratory.imaging.colour_names import colour_name
-from loratory.imaging.components import Mask, Part, box_of, cleaned, components, grown, sides_of
+from loratory.imaging.components import Indices, Mask, Part, box_of, cleaned, components, grown, sides_of
 from loratory.imaging.facts import Ground
-from loratory.imaging.frames import CLEAN_TOLERANCE, SHORTEST_PX, border_px, commonest, inside_frames, is_half
+from loratory.imaging.frames import (
+    CLEAN_TOLERANCE,
+    SHORTEST_PX,
+    Levels,
+    Planes,
+    border_px,
+    commonest,
+    distance,
+    inside_frames,
+    is_half,
+    planes_of,
+)
 from loratory.imaging.pixels import resize_area
 from loratory.imaging.recipe import Box
 
@@ -20,15 +31,14 @@ __all__ = [
     "MARGIN",
     "WORKING_PX",
     "colour_name",
-    "find_figures",
     "find_frame",
     "find_ground",
+    "find_ground_and_figures",
     "suggested_crop",
     "won_share",
 ]
 
 Pixels = npt.NDArray[np.uint8]
-Levels = npt.NDArray[np.float32]
 
 # Longest side in px of what is looked at. Smaller loses thin limbs, larger costs time and finds no other grounds.
 WORKING_PX = 256
@@ -62,16 +72,24 @@ _GAP = 0.005
 
 
 class _Fit(NamedTuple):
-    """distance: levels that each px is off the ground in its worst channel. tolerance: up to which it is ground.
+    """off: levels that each px is off the ground in its worst channel. tolerance: up to which it is ground.
     span: levels that the ground changes by across its own px."""
 
-    distance: Levels
+    off: Levels
     tolerance: float
     span: float
 
-    @property
-    def mask(self) -> Mask:
-        return self.distance <= self.tolerance
+
+class _View(NamedTuple):
+    """A picture's inside with its ground. shape: (h, w) of the working copy; left, top: where in it the inside begins.
+    other: the px that are not of the ground; solid: those without specks."""
+
+    shape: tuple[int, int]
+    left: int
+    top: int
+    other: Mask
+    solid: Mask
+    ground: Ground
 
 
 def find_ground(rgb: Pixels) -> Ground | None:
@@ -82,59 +100,23 @@ def find_ground(rgb: Pixels) -> Ground | None:
     at least two sides are of the ground. Frames and letterbox bars, whatever ends in straight lines all around,
     are no ground: what counts is the picture inside them.
     """
-    small = _shrunk(rgb)
-    if min(small.shape[:2]) < SHORTEST_PX:
-        return None
-    left, top, right, bottom = inside_frames(small)
-    inner = small[top:bottom, left:right]
-    if min(inner.shape[:2]) < SHORTEST_PX:
-        return None
-    levels = inner.astype(np.float32)
-    fit = _fit(levels, commonest(levels[border_px(levels.shape[:2])]))
-    mask = fit.mask
-    subject = box_of(cleaned(~mask))
-    halved = subject is not None and is_half(~mask, subject)
-    framed = subject is None and inner.shape != small.shape
-    if halved or framed or not _is_plain(levels, fit):
-        return None
-    ground = levels[mask]
-    colour = _rounded(ground.mean(axis=0))
-    subject = subject or (0, 0, inner.shape[1], inner.shape[0])
-    moved = (subject[0] + left, subject[1] + top, subject[2] + left, subject[3] + top)
-    return Ground(
-        colour=colour,
-        name=_common_name(ground, colour),
-        border_share=round(float(mask[border_px(mask.shape)].mean()), 4),
-        share=round(float(mask.sum()) / (small.shape[0] * small.shape[1]), 4),
-        box=_scaled(moved, small.shape[:2], rgb.shape[:2]),
-    )
+    view = _view(rgb)
+    return view.ground if view else None
 
 
-def find_frame(rgb: Pixels) -> Box | None:
-    """The picture inside a frame or letterbox bars of one colour, in px of `rgb`; None where there are none."""
-    small = _shrunk(rgb)
-    height, width = small.shape[:2]
-    inside = inside_frames(small) if min(height, width) >= SHORTEST_PX else (0, 0, width, height)
-    return None if inside == (0, 0, width, height) else _scaled(inside, (height, width), rgb.shape[:2])
+def find_ground_and_figures(rgb: Pixels) -> tuple[Ground | None, tuple[Box, ...]]:
+    """What `find_ground` finds, and the boxes of the separate figures on it, in px of `rgb`, largest first.
 
-
-def find_figures(rgb: Pixels, ground: Ground) -> tuple[Box, ...]:
-    """Boxes of the separate figures on a ground that `find_ground` found, in px of `rgb`, largest first.
-
-    () unless at least two are of comparable size. Specks and lines of text are none; parts with a gap of about 1 % of
-    the longest side between them are one figure. Figures that touch count as one.
+    No boxes unless at least two figures are of comparable size. Specks and lines of text are none; parts with a gap of
+    about 1 % of the longest side between them are one figure. Figures that touch count as one.
     """
-    small = _shrunk(rgb)
-    left, top, right, bottom = inside_frames(small)
-    levels = small[top:bottom, left:right].astype(np.float32)
-    if min(levels.shape[:2]) < SHORTEST_PX:
-        return ()
-    mask = _fit(levels, np.asarray(ground.colour, np.float32)).mask
-    gap = max(1, round(_GAP * max(levels.shape[:2])))
-    parts = components(grown(cleaned(~mask), gap), ~mask)
-    figures = [part for part in parts if not _is_text(part)]
+    view = _view(rgb)
+    if view is None:
+        return None, ()
+    gap = max(1, round(_GAP * max(view.other.shape)))
+    figures = [part for part in components(grown(view.solid, gap), view.other) if not _is_text(part)]
     if not figures:
-        return ()
+        return view.ground, ()
     largest = max(figures, key=lambda part: part.area)
     longest = max(sides_of(largest.box))
     alike = [
@@ -143,10 +125,19 @@ def find_figures(rgb: Pixels, ground: Ground) -> tuple[Box, ...]:
         if part.area >= _COMPARABLE_AREA * largest.area and max(sides_of(part.box)) >= _COMPARABLE_SIDE * longest
     ]
     if len(alike) < 2:
-        return ()
+        return view.ground, ()
     alike.sort(key=lambda part: (-part.area, part.box))
-    moved = [(box[0] + left, box[1] + top, box[2] + left, box[3] + top) for box in (part.box for part in alike)]
-    return tuple(_scaled(box, small.shape[:2], rgb.shape[:2]) for box in moved)
+    return view.ground, tuple(
+        _scaled(_moved(part.box, view.left, view.top), view.shape, rgb.shape[:2]) for part in alike
+    )
+
+
+def find_frame(rgb: Pixels) -> Box | None:
+    """The picture inside a frame or letterbox bars of one colour, in px of `rgb`; None where there are none."""
+    small = _shrunk(rgb)
+    height, width = small.shape[:2]
+    inside = inside_frames(planes_of(small)) if min(height, width) >= SHORTEST_PX else (0, 0, width, height)
+    return None if inside == (0, 0, width, height) else _scaled(inside, (height, width), rgb.shape[:2])
 
 
 def won_share(size: tuple[int, int], box: Box, area_px: int | None = None) -> float:
@@ -190,66 +181,129 @@ def _shrunk(rgb: Pixels) -> Pixels:
     return resize_area(rgb, size)
 
 
-def _fit(levels: Levels, colour: Levels) -> _Fit:
-    """How far each px is from the ground: one colour where that does, else a surface of second order that follows soft
-    gradients, fitted to the border first and then to all that agrees with it."""
-    border = border_px(levels.shape[:2])
-    flat = np.abs(levels - colour).max(axis=2)
-    near = flat[border]
-    near = near[near <= _NOISY_TOLERANCE]
+def _view(rgb: Pixels) -> _View | None:
+    """The picture on its plain ground; None where there is none."""
+    small = _shrunk(rgb)
+    height, width = small.shape[:2]
+    if min(height, width) < SHORTEST_PX:
+        return None
+    planes = planes_of(small)
+    left, top, right, bottom = inside_frames(planes)
+    inner = np.ascontiguousarray(planes[:, top:bottom, left:right])
+    if min(inner.shape[1:]) < SHORTEST_PX:
+        return None
+    fit = _fit(inner)
+    if not _is_plain(inner, fit):
+        return None
+    other = fit.off > fit.tolerance
+    solid = cleaned(other)
+    subject = box_of(solid)
+    halved = subject is not None and is_half(other, subject)
+    framed = subject is None and inner.shape != planes.shape
+    if halved or framed:
+        return None
+    colour, name = _colour_and_name(inner, ~other)
+    box = _moved(subject or (0, 0, inner.shape[2], inner.shape[1]), left, top)
+    ground = Ground(
+        colour=colour,
+        name=name,
+        border_share=round(1 - float(other[border_px(other.shape)].mean()), 4),
+        share=round((other.size - int(other.sum())) / (height * width), 4),
+        box=_scaled(box, (height, width), rgb.shape[:2]),
+    )
+    return _View((height, width), left, top, other, solid, ground)
+
+
+def _fit(planes: Planes) -> _Fit:
+    """How far each px is from the ground: the commonest colour of the border where that does, else a surface of second
+    order that follows soft gradients, fitted to the border first and then to all that agrees with it."""
+    border = np.flatnonzero(border_px(planes.shape[1:]))
+    flat = distance(planes, commonest(planes.reshape(3, -1)[:, border]))
+    along = flat.ravel()[border]
+    near = along[along <= _NOISY_TOLERANCE]
     noise = float(np.percentile(near, 90)) if near.size else 0.0
     tolerance = min(max(CLEAN_TOLERANCE, 2 * noise), _NOISY_TOLERANCE)
-    height, width = levels.shape[:2]
-    y, x = np.meshgrid(
-        np.linspace(-1, 1, height, dtype=np.float32), np.linspace(-1, 1, width, dtype=np.float32), indexing="ij"
-    )
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
-    covered = float((flat[border] <= tolerance).mean())
-    if covered >= 0.97:
+    covered = float((along <= tolerance).mean())
+    surface = None if covered >= 0.97 else _surface(planes, border, tolerance, along <= tolerance)
+    if surface is None:
         return _Fit(flat, tolerance, 0.0)
-    chosen = border & (flat <= tolerance)
-    distance, surface = flat, np.broadcast_to(colour, levels.shape)
-    for count, within in ((3, border), (6, border), (6, border), (6, None), (6, None)):
+    off = distance(planes, surface)
+    if covered >= 0.97 * float((off.ravel()[border] <= tolerance).mean()):
+        return _Fit(flat, tolerance, 0.0)
+    on_it = _some(surface.reshape(3, -1), np.flatnonzero(off <= tolerance))
+    span = float((np.percentile(on_it, 98, axis=1) - np.percentile(on_it, 2, axis=1)).max())
+    return _Fit(off, tolerance, span)
+
+
+def _surface(planes: Planes, border: Indices, tolerance: float, chosen: Mask) -> Planes | None:
+    """The soft gradient that a picture's border follows, float32 (3, h, w); None where it follows none, or too little
+    of it for a plain background. chosen: which px of the border to begin with."""
+    levels = planes.reshape(3, -1)
+    terms = _terms(*planes.shape[1:])
+    along, terms_along = levels[:, border], terms[:, border]
+    for count in (3, 6, 6):
         if int(chosen.sum()) < 4 * count:
-            break
-        # In units of few enough px: a fit of six numbers gains nothing from more.
-        sample = np.flatnonzero(chosen)
-        sample = sample[:: max(1, sample.size // 4000)]
-        basis = terms.reshape(-1, 6)[:, :count]
-        weights = np.linalg.lstsq(basis[sample], levels.reshape(-1, 3)[sample], rcond=None)[0]
-        surface = (basis @ weights).reshape(levels.shape)
-        distance = np.abs(levels - surface).max(axis=2)
-        chosen = distance <= tolerance if within is None else within & (distance <= tolerance)
-    if covered >= 0.97 * float((distance[border] <= tolerance).mean()):
-        return _Fit(flat, tolerance, 0.0)
-    on_it = surface[distance <= tolerance]
-    span = float((np.percentile(on_it, 98, axis=0) - np.percentile(on_it, 2, axis=0)).max()) if on_it.size else 0.0
-    return _Fit(distance, tolerance, span)
+            return None
+        weights = _weights(terms_along[:count], along, np.flatnonzero(chosen))
+        chosen = distance(along, weights @ terms_along[:count]) <= tolerance
+    if float(chosen.mean()) < _BORDER_SHARE:
+        return None
+    surface, px = levels, border[chosen]
+    for _ in range(2):
+        surface = _weights(terms, levels, px) @ terms
+        px = np.flatnonzero(distance(levels, surface) <= tolerance)
+        if px.size < 4 * len(terms):
+            return None
+    return surface.reshape(planes.shape)
 
 
-def _is_plain(levels: Levels, fit: _Fit) -> bool:
-    mask = fit.mask
+def _terms(height: int, width: int) -> Levels:
+    """What a surface of second order is a sum of, at each px: float32 (6, height * width)."""
+    across = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    down = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    terms = np.empty((6, height, width), np.float32)
+    for term, values in zip(terms, (1, across, down, across**2, across * down, down**2), strict=True):
+        term[:] = values
+    return terms.reshape(6, -1)
+
+
+def _weights(terms: Levels, levels: Planes, px: Indices) -> Levels:
+    """The weights (3, n) of the sum of terms (n, all px) that comes nearest to the levels (3, all px) at some px."""
+    known, wanted = _some(terms, px), _some(levels, px)
+    # By the normal equations: ten times as fast, and exact enough for a handful of terms between -1 and 1.
+    squares, products = (known @ known.T).astype(np.float64), (known @ wanted.T).astype(np.float64)
+    return np.linalg.lstsq(squares, products, rcond=1e-7)[0].T.astype(np.float32)
+
+
+def _some(levels: Levels, px: Indices) -> Levels:
+    """The levels (n, all px) at an even sample of the px: a few thousand say as much as all."""
+    return levels[:, px[:: max(1, px.size // 4000)]]
+
+
+def _is_plain(planes: Planes, fit: _Fit) -> bool:
+    mask = fit.off <= fit.tolerance
     border = border_px(mask.shape)
-    along = mask[border]
+    along = float(mask[border].mean())
     sides = sorted((mask[0].mean(), mask[-1].mean(), mask[:, 0].mean(), mask[:, -1].mean()))
     # A subject or a flat surface has clear edges; a dim or misty scene passes slowly from "of it" to "not of it".
-    doubtful = (fit.distance > fit.tolerance) & (fit.distance <= 3 * fit.tolerance)
+    doubtful = ~mask & (fit.off <= 3 * fit.tolerance)
     return (
         fit.span <= _WIDEST_GRADIENT
-        and float(along.mean()) >= (_GRADIENT_BORDER_SHARE if fit.span else _BORDER_SHARE)
+        and along >= (_GRADIENT_BORDER_SHARE if fit.span else _BORDER_SHARE)
         and float(sides[1]) >= _THIRD_SIDE_SHARE
         and float(mask.mean()) >= _PICTURE_SHARE
-        and float(doubtful[border].mean()) <= _DOUBTFUL_SHARE * float(along.mean())
+        and float(doubtful[border].mean()) <= _DOUBTFUL_SHARE * along
         and float(doubtful.mean()) <= _DOUBTFUL_PICTURE_SHARE
-        and _roughness(levels, mask) <= _ROUGHEST
+        and _roughness(planes, mask) <= _ROUGHEST
     )
 
 
-def _roughness(levels: Levels, mask: Mask) -> float:
+def _roughness(planes: Planes, mask: Mask) -> float:
     """Mean step in levels between neighbouring px that are both of the mask; 0 where there are none."""
-    light = levels.mean(axis=2)
+    light = planes[0] + planes[1] + planes[2]
     pairs = mask[:, 1:] & mask[:, :-1]
-    return float(np.abs(np.diff(light, axis=1))[pairs].mean()) if pairs.any() else 0.0
+    count = int(np.count_nonzero(pairs))
+    return float((np.abs(light[:, 1:] - light[:, :-1]) * pairs).sum() / (3 * count)) if count else 0.0
 
 
 def _is_text(part: Part) -> bool:
@@ -274,12 +328,18 @@ def _rounded(colour: npt.NDArray[np.floating]) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _common_name(ground: Levels, colour: tuple[int, int, int]) -> str:
-    """The name of a ground's mean colour where its lightest and darkest parts have it too."""
-    light = ground.mean(axis=1)
-    low, high = np.percentile(light, (5, 95))
-    ends = (ground[light <= low].mean(axis=0), ground[light >= high].mean(axis=0))
+def _colour_and_name(planes: Planes, mask: Mask) -> tuple[tuple[int, int, int], str]:
+    """The mean colour of a ground, with its name where its lightest and darkest parts have it too."""
+    ground = _some(planes.reshape(3, -1), np.flatnonzero(mask))
+    colour = _rounded(ground.mean(axis=1))
     name = colour_name(colour)
+    light = ground.mean(axis=0)
+    low, high = np.percentile(light, (5, 95))
+    ends = (ground[:, light <= low].mean(axis=1), ground[:, light >= high].mean(axis=1))
     if float(high - low) > 2 * CLEAN_TOLERANCE and any(colour_name(_rounded(end)) != name for end in ends):
-        return ""
-    return name
+        return colour, ""
+    return colour, name
+
+
+def _moved(box: Box, right: int, down: int) -> Box:
+    return box[0] + right, box[1] + down, box[2] + right, box[3] + down

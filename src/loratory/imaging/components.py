@@ -8,6 +8,7 @@ import numpy.typing as npt
 from loratory.imaging.recipe import Box
 
 Mask = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.intp]
 
 
 class Part(NamedTuple):
@@ -22,60 +23,61 @@ def components(joined: Mask, measured: Mask) -> list[Part]:
 
     Both (h, w). Parts without any measured px are left out.
     """
-    parents: list[int] = []
+    # A line is two longer than its row, so that no run touches one of the row before or after it.
+    line = joined.shape[1] + 2
+    steps = np.flatnonzero(np.diff(np.pad(joined, ((0, 0), (1, 1))).ravel().view(np.int8), prepend=0))
+    starts, ends = steps[::2], steps[1::2]
+    labels = _joined_labels(starts, ends, line)
+    px = np.flatnonzero(np.pad(measured, ((0, 0), (1, 1))).ravel())
+    first, behind = np.searchsorted(px, starts), np.searchsorted(px, ends)
+    there = behind > first
+    first, behind, labels = first[there], behind[there], labels[there]
+    rows = starts[there] // line
+    found, places = np.unique(labels, return_inverse=True)
+    areas = np.bincount(places, behind - first, found.size)
+    left, right = np.full(found.size, line), np.zeros(found.size, np.intp)
+    top, bottom = np.full(found.size, joined.shape[0]), np.zeros(found.size, np.intp)
+    np.minimum.at(left, places, px[first] - rows * line - 1)
+    np.maximum.at(right, places, px[behind - 1] - rows * line)
+    np.minimum.at(top, places, rows)
+    np.maximum.at(bottom, places, rows + 1)
+    boxes = zip(left.tolist(), top.tolist(), right.tolist(), bottom.tolist(), strict=True)
+    return [Part(int(area), box) for area, box in zip(areas, boxes, strict=True)]
 
-    def root(index: int) -> int:
-        while parents[index] != index:
-            parents[index] = parents[parents[index]]
-            index = parents[index]
-        return index
 
-    runs: list[tuple[int, int, int]] = []  # row, start, end
-    before: list[int] = []
-    for row in np.flatnonzero(joined.any(axis=1)).tolist():
-        steps = np.flatnonzero(np.diff(joined[row].astype(np.int8), prepend=0, append=0)).tolist()
-        if before and runs[before[0]][0] != row - 1:
-            before = []
-        here: list[int] = []
-        place = 0
-        for start, end in zip(steps[::2], steps[1::2], strict=True):
-            label = len(parents)
-            parents.append(label)
-            runs.append((row, start, end))
-            here.append(label)
-            while place < len(before) and runs[before[place]][2] < start:
-                place += 1
-            for other in before[place:]:
-                if runs[other][1] > end:
-                    break
-                parents[root(other)] = root(label)
-        before = here
-    found: dict[int, Part] = {}
-    for label, (row, start, end) in enumerate(runs):
-        columns = np.flatnonzero(measured[row, start:end])
-        if columns.size:
-            first, last, key = start + int(columns[0]), start + int(columns[-1]) + 1, root(label)
-            area, box = found.get(key, Part(0, (first, row, last, row + 1)))
-            grown = min(box[0], first), min(box[1], row), max(box[2], last), max(box[3], row + 1)
-            found[key] = Part(area + int(columns.size), grown)
-    return list(found.values())
+def _joined_labels(starts: Indices, ends: Indices, line: int) -> Indices:
+    """For each run of px the first run that it is connected with. Runs go from start to end, rows are `line` apart."""
+    labels = np.arange(starts.size)
+    above = np.searchsorted(ends, starts - line)  # the first run of the row above that it touches, and the one behind
+    counts = np.searchsorted(starts, ends - line, side="right") - above
+    lower = np.repeat(labels, counts)
+    upper = np.repeat(above - np.cumsum(counts) + counts, counts) + np.arange(lower.size)
+    while True:
+        one, other = labels[lower], labels[upper]
+        if (one == other).all():
+            return labels
+        np.minimum.at(labels, np.maximum(one, other), np.minimum(one, other))
+        while (labels[labels] != labels).any():
+            labels = labels[labels]
 
 
 def grown(mask: Mask, by: int) -> Mask:
     """A mask grown by `by` px to all sides, corners included."""
     for axis in (0, 1):
-        padded = np.pad(mask, [(by, by) if each == axis else (0, 0) for each in (0, 1)])
-        length = mask.shape[axis]
-        mask = np.logical_or.reduce([np.take(padded, range(k, k + length), axis) for k in range(2 * by + 1)])
+        across = mask if axis == 0 else mask.T
+        result = across.copy()
+        for step in range(1, by + 1):
+            result[step:] |= across[:-step]
+            result[:-step] |= across[step:]
+        mask = result if axis == 0 else result.T
     return mask
 
 
 def cleaned(mask: Mask) -> Mask:
     """Without specks: px that have fewer than three others of the mask around them."""
-    padded = np.pad(mask, 1).astype(np.uint8)
-    height, width = mask.shape
-    around = sum(padded[y : y + height, x : x + width] for y in range(3) for x in range(3))
-    return mask & (around >= 4)
+    padded = np.pad(mask, 1).view(np.uint8)
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    return mask & (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] >= 4)
 
 
 def box_of(mask: Mask) -> Box | None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from loratory.imaging.background import WORKING_PX, find_figures, find_ground
+from loratory.imaging.background import WORKING_PX, find_ground_and_figures
 from loratory.imaging.facts import Ground, PictureFacts
 from loratory.imaging.fingerprints import SIDE_PX, hashes, thumbnail
 from loratory.imaging.opening import LARGEST_BYTES
@@ -141,7 +141,7 @@ def _facts_of_pixels(facts: PictureFacts, picture: Picture) -> PictureFacts:
     levels = np.asarray(grey)
     squeezed = thumbnail(rgb)
     hash_, mirrored_hash = hashes(np.frombuffer(squeezed, np.uint8).reshape(SIDE_PX, SIDE_PX))
-    ground = find_ground(rgb)
+    ground, figures = find_ground_and_figures(rgb)
     return replace(
         facts,
         format=picture.format,
@@ -153,9 +153,7 @@ def _facts_of_pixels(facts: PictureFacts, picture: Picture) -> PictureFacts:
         transparent_share=transparent_share,
         hides_colours=hides_colours,
         ground=None if ground is None else _enlarged_ground(ground, working.size, picture.size),
-        figures=()
-        if ground is None
-        else tuple(_enlarged(box, working.size, picture.size) for box in find_figures(rgb, ground)),
+        figures=tuple(_enlarged(box, working.size, picture.size) for box in figures),
         is_grey=is_grey(rgb),
         sharpness=sharpness(np.asarray(_at_most(grey, SHARPNESS_PX))),
         detail=detail(levels),

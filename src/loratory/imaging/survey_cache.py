@@ -27,7 +27,7 @@ _DAY_S = 86_400
 # Another process writes for milliseconds; a dead disk must not hold the survey up.
 _PATIENCE_S = 2.0
 # The modules whose code decides what the facts are: facts of another version of any of them are computed anew.
-_ALGORITHM = (
+ALGORITHM = (
     "background",
     "colour_names",
     "completeness",
@@ -211,7 +211,7 @@ def _text(stamp: Stamp) -> str:
 def _version() -> str:
     """Changes with the code that computes the facts."""
     digest = blake2b(digest_size=8)
-    for name in _ALGORITHM:
+    for name in ALGORITHM:
         with suppress(OSError):
             digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return digest.hexdigest()

@@ -5,6 +5,7 @@ The original is linked, not moved, where the disk can do that: what is built tak
 folder is as it was. The caption is copied beside it, as it is at that moment.
 """
 
+import errno
 import os
 import shutil
 from contextlib import suppress
@@ -20,6 +21,8 @@ from loratory.preparation.manifest import Carried, Look, Manifest, Output, Recor
 from loratory.preparation.places import ORIGINALS, STATE, Original, find_pictures, recipe_name
 from loratory.tags.files import read_caption_bytes
 
+_NOTHING_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 # `Record.done` of what is still as it was.
 AS_IT_IS = {"as it is": True}
 
@@ -27,7 +30,8 @@ AS_IT_IS = {"as it is": True}
 def adopt(root: Path, manifest: Manifest, picture: Path, extension: str) -> str:
     """Puts the original of a picture of the dataset at `root` aside; its name in the recipes.
 
-    Nothing happens to one that is aside already. Raises LoratoryError where the disk does not let it.
+    Nothing happens to one that is aside already. Raises OSError for a picture with which it cannot be done, and
+    LoratoryError for a disk that takes nothing more.
     """
     below = picture.relative_to(root)
     name = recipe_name(below.parent.as_posix() if below.parent.parts else "", below.name)
@@ -49,8 +53,10 @@ def adopt(root: Path, manifest: Manifest, picture: Path, extension: str) -> str:
         outputs = (Output(path, look.digest, stamp_of(picture) or stamp),)
         manifest.put(Record(ORIGINALS, name, stamp, look, AS_IT_IS, outputs, captions=carried))
     except OSError as error:
+        if error.errno not in _NOTHING_MORE:
+            raise
         raise LoratoryError(
-            f"The original of {picture} cannot be put aside in {root / STATE} ({error.strerror}); nothing was changed.",
+            f"The original of {picture} cannot be put aside in {root / STATE} ({error.strerror}); it was not changed.",
             hint="Check the permissions of the folder and the space on the disk.",
             exit_code=FAILED,
         ) from error
@@ -122,7 +128,7 @@ def _put_aside(picture: Path, original: Path) -> None:
     if os.path.lexists(original):
         if _are_one(picture, original) or _digest(picture) == _digest(original) != "":
             return  # a process died between this and the line in the manifest
-        raise OSError(17, f"{original} is there already", str(original))
+        raise OSError(errno.EEXIST, "another original of this name is there already", str(original))
     if picture.is_symlink():
         # Seen from where it lies now, a relative target would be another.
         original.symlink_to(os.path.join(os.path.dirname(picture), os.readlink(picture)))  # noqa: PTH115, PTH118, PTH120

@@ -1,7 +1,8 @@
 """The recipes of a folder of originals: `recipes.toml`, and its history, by which every change can be taken back.
 
 The history is append-only, one JSON object a line: {"v":1,"id":…,"time":…,"label":…,"changes":{name:[before,after]}} is
-a change, {"v":1,"undoes":id} and {"v":1,"redoes":id} are the ways back and forth. A torn last line is no line.
+a change, {"v":1,"undoes":id} and {"v":1,"redoes":id} are the ways back and forth, and {"v":1,"settles":{name:after}}
+tells what the last changes of these pictures came to when they were built. A torn last line is no line.
 """
 
 import secrets
@@ -85,10 +86,16 @@ class RecipeBook:
         elif book != self._book:
             self._write(book)
 
-    def settle(self, recipes: Mapping[str, Recipe]) -> None:
-        """Writes recipes as part of what a picture simply is, such as whose turn a colour was: no step to undo."""
+    def settle(self, recipes: Mapping[str, Recipe], *, with_the_change: bool = False) -> None:
+        """Writes recipes with what building chose, such as whose turn a colour was: no step to undo.
+
+        with_the_change: the choice goes when the change that led to it is undone; else it stays.
+        """
         self.refresh()
-        if any(self.recipe_of(name) != recipe for name, recipe in recipes.items()):
+        recipes = {name: recipe for name, recipe in recipes.items() if self.recipe_of(name) != recipe}
+        if recipes:
+            if with_the_change:
+                self._append({"v": 1, "settles": {name: _spelled(recipe) for name, recipe in recipes.items()}})
             self._write(replace(self._book, recipes=_with(self._book.recipes, recipes)))
 
     def change(
@@ -118,6 +125,8 @@ class RecipeBook:
                 _move(str(line["undoes"]), done, undone)
             elif "redoes" in line:
                 _move(str(line["redoes"]), undone, done)
+            elif "settles" in line:
+                _settle(line, done)
             elif (batch := _batch(line)) is not None:
                 done.append(batch)
                 undone.clear()
@@ -204,6 +213,19 @@ def _move(batch_id: str, source: list[RecipeBatch], target: list[RecipeBatch]) -
             source.remove(batch)
             target.append(batch)
             return
+
+
+def _settle(line: Mapping[str, Any], done: list[RecipeBatch]) -> None:
+    """Has the last change of each picture have led to what a line of the history tells."""
+    try:
+        settled = {str(name): _recipe(after) for name, after in line["settles"].items()}
+    except (TypeError, ValueError, AttributeError):
+        return
+    for name, after in settled.items():
+        for number, batch in reversed(list(enumerate(done))):
+            if name in batch.changes:
+                done[number] = replace(batch, changes={**batch.changes, name: (batch.changes[name][0], after)})
+                break
 
 
 def _spelled(recipe: Recipe) -> dict[str, Any]:

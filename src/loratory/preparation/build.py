@@ -208,6 +208,7 @@ class Build:
             known |= self._inherited(plan, written.target.relative_to(self.root).as_posix())
         outputs: list[Output] = []
         moving: list[tuple[Path, Path]] = []
+        is_blocked = False
         for written in made.files:
             path = written.target.relative_to(self.root).as_posix()
             old, disk = known.get(path), _digest(written.target)
@@ -222,13 +223,16 @@ class Build:
                     written.temporary.unlink()
                 self.report.left_alone.append((written.target, BY_HAND if old else FOREIGN))
                 outputs += [old] if old else []
+                is_blocked = is_blocked or old is None
                 continue
             outputs.append(Output(path, written.digest, written.stamp, (disk,) if disk else ()))
             moving.append((written.temporary, written.target))
         try:
             for path in known.keys() - {output.path for output in outputs}:
-                if not self._remove(known[path]):
-                    continue
+                if is_blocked:
+                    outputs.append(known[path])  # better what was made before than nothing
+                else:
+                    self._remove(known[path])
             self._owners |= {output.path: (self.folder, plan.original.name) for output in outputs}
             now = Record(self.folder, plan.original.name, stamp, plan.look, plan.done, tuple(outputs), made.tags)
             self.manifest.put(replace(now, captions=record.captions if record else {}))

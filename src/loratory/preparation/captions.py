@@ -5,22 +5,22 @@ What prepare would write if nobody edited anything is `carried` in the manifest.
 as such, so that the journal merges it with whatever somebody made of the file meanwhile.
 """
 
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loratory.config.toml_files import read_toml
 from loratory.dataset.listing import parse_folder_name, stem
 from loratory.errors import LoratoryError
-from loratory.preparation.manifest import Carried, Manifest, Record, bytes_of, read_captions, spelled, text_of
+from loratory.preparation.caption_steps import CaptionSteps, merged
+from loratory.preparation.manifest import Carried, Key, Manifest, Record, bytes_of, read_captions, spelled, text_of
 from loratory.preparation.places import STATE
 from loratory.tags.edits import Add, Remove
 from loratory.tags.files import read_caption_bytes
 from loratory.tags.journal import Change, Journal, Outcome
-from loratory.tags.merge import Conflict, merge
-from loratory.tags.text import EMPTY, CaptionText, decode, encode, split_tags
+from loratory.tags.text import EMPTY, decode, encode, split_tags
 
 # What trainers look for, the first that is there.
 _EXTENSIONS = (".txt", ".caption", ".TXT", ".CAPTION")
@@ -46,21 +46,10 @@ class Wanted:
 
 @dataclass
 class CaptionPlan:
-    """Changes of captions by their files, and what the manifest will tell of them once they are written."""
+    """Changes of captions, and what the manifest will tell of them once they are written."""
 
-    changes: dict[Path, Change] = field(default_factory=dict[Path, Change])
-    carried: dict[tuple[str, str], dict[str, Carried]] = field(
-        default_factory=dict[tuple[str, str], dict[str, Carried]]
-    )
-
-    def add(self, path: Path, before: bytes | None, after: bytes | None) -> None:
-        """Adds a change; where one picture leaves a name and another takes it, the two are one."""
-        other = self.changes.get(path)
-        if other is not None and after is None:
-            after = other.after
-        elif other is not None and other.after is None:
-            before = other.before
-        self.changes[path] = Change(path, before, after)
+    changes: list[Change] = field(default_factory=list[Change])
+    carried: dict[Key, dict[str, Carried]] = field(default_factory=dict[Key, dict[str, Carried]])
 
 
 def caption_extension(root: Path) -> str:
@@ -86,7 +75,8 @@ def caption_files(picture: Path, extension: str) -> list[Path]:
     """The caption files beside a picture, the one in use first."""
     endings = dict.fromkeys((extension, *_EXTENSIONS))
     paths = [picture.with_name(stem(picture.name) + ending) for ending in endings]
-    return [path for path in paths if path.is_file()]
+    # os.path: Path.is_file raises for a name that gets too long with its ending.
+    return [path for path in paths if os.path.isfile(path)]  # noqa: PTH113
 
 
 def opening_tags(folder_name: str) -> tuple[str, ...]:
@@ -117,26 +107,29 @@ def plan_captions(
     records: Iterable[Record],
     wanted_of: Callable[[Record], Wanted | None],
     extension: str,
+    known: Collection[Record],
 ) -> tuple[CaptionPlan, list[tuple[Path, str]]]:
     """What becomes of the captions of `records`, and those that cannot be told, with the reason.
 
-    wanted_of: None leaves the captions of a record as they are.
+    wanted_of: None leaves the captions of a record as they are. known: every record of the manifest.
     """
-    plan = CaptionPlan()
+    plan, steps = CaptionPlan(), CaptionSteps(root, known)
     failed: list[tuple[Path, str]] = []
     for record in records:
         try:
             wanted = wanted_of(record)
             if wanted is not None:
-                _plan_one(plan, root, record, wanted, extension)
+                _plan_one(plan, steps, record, wanted, extension)
         except LoratoryError as error:
             failed.append((root / next(iter(record.captions), record.name), error.message))
         except OSError as error:
             failed.append((root / next(iter(record.captions), record.name), f"{error.strerror}."))
+    plan.changes = steps.changes()
     return plan, failed
 
 
-def _plan_one(plan: CaptionPlan, root: Path, record: Record, wanted: Wanted, extension: str) -> None:
+def _plan_one(plan: CaptionPlan, steps: CaptionSteps, record: Record, wanted: Wanted, extension: str) -> None:
+    root, by_path = steps.root, steps.by_path
     names = {_caption_path(root, output, record.captions, extension): output for output in wanted.outputs}
     leaving = {path: carried for path, carried in record.captions.items() if path not in names}
     inherited = next(iter(leaving.items()), None)
@@ -149,18 +142,18 @@ def _plan_one(plan: CaptionPlan, root: Path, record: Record, wanted: Wanted, ext
             carried[path] = was
             continue
         if was is not None and was.kept is not None:
-            plan.add(root / path, None, _merged(bytes_of(was.text), text, bytes_of(was.kept)))
+            by_path[root / path].entering.append((text, merged(bytes_of(was.text), text, bytes_of(was.kept))))
         elif was is not None:
             written = was.written
             if text != bytes_of(was.text):
-                plan.add(root / path, bytes_of(was.text), text)
+                by_path[root / path].staying.append((bytes_of(was.text), text))
         elif inherited is not None:
             # Edits of the caption that this one takes the place of go on in it.
-            edited = _merged(bytes_of(inherited[1].text), text, _now(root, *inherited))
-            plan.add(root / path, None, edited)
+            edited = merged(bytes_of(inherited[1].text), text, _now(root, *inherited))
+            by_path[root / path].entering.append((text, edited))
             written = None if edited == text else text_of(edited)
         elif text is not None:
-            plan.add(root / path, None, text)
+            by_path[root / path].entering.append((text, text))
         if text is not None or was is not None or written is not None:
             carried[path] = Carried(text_of(text), None, wanted.source is not None, written)
     for index, (path, old) in enumerate(leaving.items()):
@@ -169,7 +162,8 @@ def _plan_one(plan: CaptionPlan, root: Path, record: Record, wanted: Wanted, ext
         ours = disk in (bytes_of(old.text), bytes_of(old.written))
         goes_on = index == 0 if names else not wanted.gone
         if disk is not None:
-            plan.add(root / path, disk if ours or goes_on else bytes_of(old.text), None)
+            by_path[root / path].leaving.append(disk if ours or goes_on else bytes_of(old.text))
+            steps.left.add((record.key, path))
         if not names and not wanted.gone:
             carried[path] = replace(old, kept=text_of(disk) if disk is not None else old.kept)
     if carried != dict(record.captions):
@@ -188,12 +182,12 @@ def commit(root: Path, manifest: Manifest, plan: CaptionPlan, label: str) -> Out
     if plan.changes:
         batches = journal.batches()
         told = [[key, spelled(carried)] for key, carried in plan.carried.items()]
-        after = {_below(path, root): text_of(change.after) for path, change in plan.changes.items()}
+        after = {_below(change.path, root): text_of(change.after) for change in plan.changes}
         # The names of captions may change hands: who does not know that they have would take one for another.
         manifest.expect(
             {"label": label, "later_than": batches[-1].id if batches else 0, "carried": told, "after": after}
         )
-        outcome = journal.commit(label, list(plan.changes.values()))
+        outcome = journal.commit(label, plan.changes)
     skipped = {path for path, _ in outcome.skipped} if outcome else set[Path]()
     _note(root, manifest, plan.carried, skipped)
     return outcome
@@ -229,9 +223,7 @@ def recover(root: Path, manifest: Manifest) -> None:
         manifest.expect(None)
 
 
-def _note(
-    root: Path, manifest: Manifest, carried: Mapping[tuple[str, str], Mapping[str, Carried]], skipped: set[Path]
-) -> None:
+def _note(root: Path, manifest: Manifest, carried: Mapping[Key, Mapping[str, Carried]], skipped: set[Path]) -> None:
     for key, captions in carried.items():
         record = manifest.records.get(key)
         if record is not None:
@@ -254,23 +246,9 @@ def _caption_path(root: Path, output: str, known: Mapping[str, Carried], extensi
     for candidate in candidates:
         if candidate in known:
             return candidate
-    return next((candidate for candidate in candidates if (root / candidate).exists()), candidates[0])
+    return next((one for one in candidates if os.path.exists(root / one)), candidates[0])  # noqa: PTH110
 
 
 def _now(root: Path, path: str, carried: Carried) -> bytes | None:
     disk = read_caption_bytes(root / path)
     return bytes_of(carried.kept) if disk is None and carried.kept is not None else disk
-
-
-def _merged(base: bytes | None, ours: bytes | None, theirs: bytes | None) -> bytes | None:
-    """Both changes of a caption; theirs, a person's, where they cannot be brought together."""
-    if theirs is None:
-        return ours
-    with suppress(Conflict):
-        merged = merge(_caption(base), _caption(ours), _caption(theirs))
-        return None if merged is None else encode(merged)
-    return theirs
-
-
-def _caption(data: bytes | None) -> CaptionText | None:
-    return None if data is None else decode(data)

@@ -8,6 +8,8 @@ from threading import Event
 
 from PIL import Image
 
+from loratory.dataset.renaming import recover_renaming
+from loratory.dataset.root import find_root, is_concept
 from loratory.errors import LoratoryError
 from loratory.imaging.apply import Settled, apply, lanczos, settle
 from loratory.imaging.reading import flattened, read_picture
@@ -15,7 +17,7 @@ from loratory.imaging.recipe import Defaults, Recipe
 from loratory.imaging.recipe_toml import Prepare
 from loratory.preparation import adopt
 from loratory.preparation.book import RECIPES, RecipeBook
-from loratory.preparation.build import Progress, Report, State, state_of
+from loratory.preparation.build import Progress, Report, State, preparing, state_of
 from loratory.preparation.captions import caption_extension
 from loratory.preparation.manifest import Look, Manifest, Record, stamp_of
 from loratory.preparation.naming import name_outputs
@@ -24,9 +26,7 @@ from loratory.preparation.places import (
     Original,
     check_folders,
     find_pictures,
-    find_root,
     has_concepts,
-    is_concept,
     recipe_name,
 )
 from loratory.preparation.plan import plan_picture, target_size
@@ -105,6 +105,7 @@ class Desk:
         if self.is_dataset:
             self.root = find_root(self.directory)
             self._place = None
+            recover_renaming(self.root)
             self.manifest = Manifest(self.root)
             follow_renamed(self.root, self.manifest)
             others = sorted({record.folder for record in self.manifest.records.values()} - {ORIGINALS})
@@ -126,6 +127,7 @@ class Desk:
         if self._book is None or self._book.file != file:
             self._book = RecipeBook(self.directory, file=file)
         self._book.refresh()
+        recover_renaming(self.root)
         self.manifest = Manifest(self.root)
         follow_renamed(self.root, self.manifest)
         self._shelves = [source_shelf(self.root, self.directory, place, self._book)]
@@ -249,7 +251,8 @@ class Desk:
         progress, looking: called with how many are done, of how many, and the name, while pictures are made and, before
         that, looked at. Raises LoratoryError where nothing can be made, or no more.
         """
-        chosen = self._adopted(self.entries if entries is None else list(entries))
+        chosen = self.entries if entries is None else list(entries)
+        failed = self._adopt(chosen)
         names: dict[int, set[str]] = {}
         for entry in chosen:
             shelf, name = self._homes.get(entry.name, (None, ""))
@@ -260,20 +263,28 @@ class Desk:
             if shelf.problem is not None:
                 raise shelf.problem
         try:
-            return work(self.root, self.manifest, shelves, options or Options(), progress, looking, stop or Event())
+            report = work(self.root, self.manifest, shelves, options or Options(), progress, looking, stop or Event())
         finally:
             self.rescan()
+        report.failed += failed
+        return report
 
-    def _adopted(self, entries: list[Entry]) -> list[Entry]:
-        """The entries, of those that got their first recipe the original put aside."""
+    def _adopt(self, entries: Iterable[Entry]) -> list[tuple[Path, str]]:
+        """Puts the originals of those aside that got their first recipe; those where it fails, and why."""
         first = [entry for entry in entries if entry.state == "stale" and self._homes[entry.name][0] is None]
+        failed: list[tuple[Path, str]] = []
         if first:
-            adopt.recover(self.root, self.manifest)
-            extension = caption_extension(self.root)
-            for entry in first:
-                adopt.adopt(self.root, self.manifest, entry.source, extension)
+            with preparing(self.root):
+                self.manifest.read()
+                adopt.recover(self.root, self.manifest)
+                extension = caption_extension(self.root)
+                for entry in first:
+                    try:
+                        adopt.adopt(self.root, self.manifest, entry.source, extension)
+                    except OSError as error:
+                        failed.append((entry.source, f"its original cannot be put aside ({error.strerror})"))
             self.rescan()
-        return entries
+        return failed
 
     def arrange(self, options: Options | None = None, *, looking: Progress = _silent) -> list[Arranged]:
         """What `build` would do, with nothing written."""

@@ -27,14 +27,14 @@ def name_outputs(
     Recipes that give a name come first, then those that had one before (`recorded`), then the others in their order;
     where a name is gone, a number is added. taken: outputs of other folders of originals.
     """
-    claimed: set[tuple[Path, str]] = {_claim(path.parent, stem(path.name)) for path in taken}
+    claimed: set[tuple[Path, str]] = {claim(path.parent, stem(path.name)) for path in taken}
     bases: dict[str, str] = {}
 
-    def claim(original: Original, wanted: str) -> None:
+    def name_it(original: Original, wanted: str) -> None:
         recipe = recipes.get(original.name) or Recipe()
         base, number = wanted, 1
         while True:
-            claims = {_claim(original.folder, part) for part in parts_of(base, recipe)}
+            claims = {claim(original.folder, part) for part in parts_of(base, recipe)}
             if not claims & claimed:
                 break
             number += 1
@@ -46,13 +46,13 @@ def name_outputs(
     for original in waiting:
         recipe = recipes.get(original.name)
         if recipe is not None and recipe.name:
-            claim(original, safe_name(recipe.name))
+            name_it(original, safe_name(recipe.name))
     for original in waiting:
         if original.name not in bases and original.name in recorded:
-            claim(original, recorded[original.name])
+            name_it(original, recorded[original.name])
     for original in waiting:
         if original.name not in bases:
-            claim(original, natural_name(original))
+            name_it(original, natural_name(original))
     return bases
 
 
@@ -61,5 +61,6 @@ def natural_name(original: Original) -> str:
     return safe_name(stem(original.path.name))
 
 
-def _claim(folder: Path, part: str) -> tuple[Path, str]:
+def claim(folder: Path, part: str) -> tuple[Path, str]:
+    """A stem in a folder as disks compare them that do not tell a from A; the parts of a sheet have one each."""
     return folder, normalize("NFC", part).casefold()

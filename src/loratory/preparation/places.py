@@ -8,9 +8,9 @@ from unicodedata import category
 
 from loratory.dataset.findings import shown
 from loratory.dataset.listing import IMAGE_EXTENSIONS, extension, list_folder, parse_folder_name
+from loratory.dataset.root import STATE, is_concept
 from loratory.errors import LoratoryError
 
-STATE = ".loratory"
 ORIGINALS = f"{STATE}/originals"
 
 # What an original may be called, beside what trainers read.
@@ -19,8 +19,6 @@ EXTENSIONS = IMAGE_EXTENSIONS | {".gif", ".tif", ".tiff", ".heic", ".heif", ".jx
 _DEEPEST = 5
 # Control characters, halves of characters, and what breaks a line.
 _UNSAFE = ("Cc", "Cs", "Zl", "Zp")
-# A dataset opened at one of its folders shares the state of the whole; this far up it is looked for.
-_ROOT_LEVELS = 3
 
 
 @dataclass(frozen=True)
@@ -31,19 +29,6 @@ class Original:
     name: str
     path: Path
     folder: Path
-
-
-def find_root(directory: Path) -> Path:
-    """The folder whose `.loratory` is the dataset's: the nearest that has one, else the one above a concept folder."""
-    for candidate in (directory, *directory.parents[:_ROOT_LEVELS]):
-        if (candidate / STATE).is_dir() and candidate != Path.home():
-            return candidate
-    return directory.parent if is_concept(directory.name) else directory
-
-
-def is_concept(name: str) -> bool:
-    """Whether a folder of this name is a concept folder, `N_name`."""
-    return parse_folder_name(name)[2] is None
 
 
 def has_concepts(directory: Path) -> bool:

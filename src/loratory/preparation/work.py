@@ -1,6 +1,7 @@
 """A build from beginning to end: look, choose what is open, make, and let the captions follow."""
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
@@ -8,14 +9,14 @@ from threading import Event
 from loratory.dataset.findings import shown
 from loratory.dataset.listing import pictures
 from loratory.errors import LoratoryError
-from loratory.imaging.recipe import AS_THEY_ARE, Recipe
+from loratory.imaging.recipe import Recipe
 from loratory.imaging.workers import Failure, mapped
 from loratory.preparation import adopt, captions
 from loratory.preparation.build import Build, Progress, Report, preparing, remove_leftovers
 from loratory.preparation.captions import Wanted, caption_extension, caption_of, commit, plan_captions
 from loratory.preparation.look import look_at
 from loratory.preparation.manifest import Look, Manifest, Record, Stamp, stamp_of
-from loratory.preparation.naming import name_outputs, natural_name
+from loratory.preparation.naming import claim, name_outputs, natural_name
 from loratory.preparation.places import STATE, Original
 from loratory.preparation.plan import Plan, duplicates, no_longer_true, plan_picture, take_turns
 from loratory.preparation.shelf import Shelf, follow_renamed
@@ -63,7 +64,7 @@ def arrange(
         raise shelf.problem
     records = manifest.of_folder(shelf.key)
     chosen_ones = [one for one in shelf.originals.values() if names is None or one.name in names]
-    if shelf.adopted and shelf.book.defaults == AS_THEY_ARE:
+    if shelf.adopted:
         plain = {one.name for one in chosen_ones if one.name in records and shelf.book.recipe_of(one.name) == Recipe()}
         arranged.released = [(records[name], shelf.originals[name]) for name in sorted(plain)]
         # Given back by a process that died before their captions were done.
@@ -114,23 +115,39 @@ def arrange(
         for output in record.outputs
     ]
     bases = name_outputs(list(shelf.originals.values()), recipes, own, taken)
+    claimed = {claim(one.folder, bases[one.name]) for one in shelf.originals.values() if one.name in bases}
+    owned = manifest.owners() if shelf.adopted else {}
     for original in ready:
         recipe = recipes.get(original.name) or Recipe()
         base = bases.get(original.name, "")
-        if not recipe.skip and not recipe.name and base != natural_name(original):
-            # Written down, so that pictures that come later take no name away.
-            recipe = recipes[original.name] = arranged.chosen[original.name] = replace(recipe, name=base)
-            if original.name not in own:
-                arranged.notes.append(
-                    f"{shown(original.name)} becomes {shown(base)}: another picture is called {natural_name(original)}."
-                )
+        wanted = natural_name(original) if not recipe.name else base
         try:
             plan = plan_picture(original, base, recipe, shelf.book.defaults, looks[original.name])
+            number = 1
+            while shelf.adopted and _hits_another(manifest.root, owned, plan):
+                while claim(original.folder, base) in claimed:
+                    number += 1
+                    base = f"{wanted}-{number}"
+                claimed.add(claim(original.folder, base))
+                plan = plan_picture(original, base, recipe, shelf.book.defaults, looks[original.name])
+            if not recipe.skip and base != wanted:
+                # Written down, so that pictures that come later take no name away.
+                recipe = arranged.chosen[original.name] = replace(recipe, name=base)
+                plan = replace(plan, recipe=recipe)
+                if original.name not in own:
+                    arranged.notes.append(
+                        f"{shown(original.name)} becomes {shown(base)}: another picture is called {shown(wanted)}."
+                    )
         except LoratoryError as error:
             arranged.unreadable.append((original.path, error.message))
             continue
         arranged.plans.append(plan)
     return arranged
+
+
+def _hits_another(root: Path, owned: Mapping[str, Record], plan: Plan) -> bool:
+    """Whether a picture that lies in the training folder as it is would have to make way."""
+    return any(os.path.lexists(target) and target.relative_to(root).as_posix() not in owned for target in plan.targets)
 
 
 def work(
@@ -204,7 +221,7 @@ def _write_choices(arranged: Arranged, report: Report) -> None:
         report.notes += [
             f"{shown(name)} is left out: the same as {shown(first)}." for name, first in arranged.doubles.items()
         ]
-    book.settle(arranged.chosen)
+    book.settle(arranged.chosen, with_the_change=arranged.shelf.adopted)
     report.failed += arranged.unreadable
     report.notes += arranged.notes
 
@@ -261,7 +278,7 @@ def _follow(
 
     keys = [*plans, *released, *gone]
     records = [manifest.records[key] for key in keys if key in manifest.records]
-    plan, failed = plan_captions(root, records, wanted_of, extension)
+    plan, failed = plan_captions(root, records, wanted_of, extension, manifest.records.values())
     report.failed += failed
     label = f"prepare {pictures(len(report.made))}" if report.made else "captions follow their originals"
     report.captions = commit(root, manifest, plan, label)

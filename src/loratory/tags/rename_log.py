@@ -9,7 +9,9 @@ that two folders can swap names. after_batch: id of the last batch of captions b
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,12 +48,17 @@ class Renaming:
         """Whether it has begun and neither been completed nor taken back."""
         return self.state not in ("done", "rolled back")
 
+    @property
+    def has_moved(self) -> bool:
+        """Whether all folders have their new names."""
+        return self.state in ("moved", "done")
+
 
 class RenameLog:
     """The log at `path`, which is read anew each time: it is short.
 
     `begin` and `mark` are for the holder of the dataset's lock. All raise LoratoryError for a log that cannot be read
-    or is of a newer version; those that write raise OSError as the disk does.
+    or is of a newer version; those that write raise OSError as the disk does, and leave the log as it was.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,9 +83,7 @@ class RenameLog:
 
     def translated(self, names: Iterable[str], batch: int) -> list[str]:
         """Paths below the root as a batch of captions wrote them, as they are after the renamings since."""
-        later = [
-            dict(each.moves) for each in self.read() if each.after_batch >= batch and each.state in ("moved", "done")
-        ]
+        later = [dict(each.moves) for each in self.read() if each.after_batch >= batch and each.has_moved]
         result = list(names)
         for moves in later:
             result = [follow(name, moves) for name in result]
@@ -96,12 +101,16 @@ class RenameLog:
                 "token": renaming.token,
                 "after_batch": renaming.after_batch,
                 "moves": renaming.moves,
-            }
+            },
+            durable=True,
         )
 
     def mark(self, renaming: Renaming, state: State) -> Renaming:
-        """Appends how far a renaming has come, durably like `begin`."""
-        self._append({"kind": state, "id": renaming.id})
+        """Appends how far a renaming has come, durably like `begin` but for its end.
+
+        Should a power cut take the line that it is done, it is completed once more, which finds nothing to do.
+        """
+        self._append({"kind": state, "id": renaming.id}, durable=state != "done")
         return replace(renaming, state=state)
 
     def _lines(self) -> list[bytes]:
@@ -112,21 +121,27 @@ class RenameLog:
         except OSError as error:
             raise LoratoryError(f"{self.path} cannot be read ({error.strerror}).", exit_code=FAILED) from error
 
-    def _append(self, body: Mapping[str, Any]) -> None:
+    def _append(self, body: Mapping[str, Any], *, durable: bool) -> None:
         is_new = not self.path.exists()
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        size = os.fstat(descriptor).st_size
         try:
-            size = os.fstat(descriptor).st_size
             torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
             data = (b"\n" if torn else b"") + encode_line(body)
             if os.write(descriptor, data) < len(data):
+                raise OSError(ENOSPC, os.strerror(ENOSPC), str(self.path))
+            if durable:
+                os.fsync(descriptor)
+        except OSError:
+            # A line that is there, but whose writer was told that it is not, would be acted on later.
+            with suppress(OSError):
                 os.ftruncate(descriptor, size)
-                raise OSError(28, os.strerror(28), str(self.path))
-            os.fsync(descriptor)
+            raise
         finally:
             os.close(descriptor)
         if is_new:
-            atomic.fsync_directory(self.path.parent)
+            with suppress(OSError):  # some network disks cannot
+                atomic.fsync_directory(self.path.parent)
 
 
 def follow(name: str, moves: Mapping[str, str]) -> str:

@@ -37,7 +37,7 @@ def quality(picture: Pictured, context: PictureContext) -> Iterator[Said]:
         renew = Fix("shrink and upscale it", RecipeFix({"clean": "downscale"}), automatic=False)
         yield Said("enlarged", "note", message, (), (renew,))
     if facts.blockiness >= _BLOCKY:
-        message = "The blocks of strong JPEG compression show, and are learnt. Look for a better copy, or clean it."
+        message = "The blocks of strong compression show, and are learnt. Look for a better copy, or clean it."
         clean = Fix("smooth it", RecipeFix({"clean": "adverse"}), automatic=False)
         yield Said("compressed", "note", message, (), (clean,))
     elif facts.residual >= _NOISY:

@@ -136,7 +136,7 @@ _QUALITY = (
     Rule(
         "compressed",
         _NOTE,
-        "the blocks of strong JPEG compression show",
+        "the blocks of strong compression show, as of JPEG",
         "artefacts are learnt as part of the subject",
         "look for a better copy, or clean it",
     ),

@@ -1,5 +1,6 @@
 """What fixes of pictures come to: changes of their recipes, and the pictures built anew."""
 
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from loratory.editing.checks.finding import CaptionFinding, RecipeFix
 from loratory.imaging.opening import UnreadablePicture
 from loratory.imaging.reading import peek
 from loratory.imaging.recipe import Box, Defaults, Recipe
+from loratory.preparation.places import ORIGINALS
 
 if TYPE_CHECKING:
     from loratory.editing.items import Item
@@ -103,6 +105,14 @@ def plan_recipes(
             name = f"{stem(entry.source.name)}_{extension(entry.source.name)[1:]}"
             changes = {"name": name, **changes}
         recipe = _changed(before, changes, turns)
+        prepared_for = desk.settled(entry, recipe).resolution
+        if changes.get("upscale") == "auto" and _is_made_elsewhere(entry, desk) and prepared_for is not None:
+            # Recipes say whether a picture is upscaled; how large is said once, for all of the originals.
+            if math.prod(prepared_for) < math.prod(resolution):
+                refused.append((path, _prepared_for(prepared_for, resolution)))
+                recipe = replace(recipe, upscale=before.upscale)
+            elif desk.settled(entry, before).resolution == prepared_for:
+                recipe = replace(recipe, upscale=before.upscale)
         if recipe == before:
             unchanged += 1
         else:
@@ -178,6 +188,16 @@ def _in_original(changes: Mapping[str, Any], made: Path, source: Path) -> dict[s
         if changes.get(field)
     }
     return {**changes, **boxes}
+
+
+def _is_made_elsewhere(entry: "Entry", desk: "Desk") -> bool:
+    """Whether a picture was made from an original in a folder of originals, not from one that lay in its place."""
+    return entry.source not in entry.outputs and not entry.source.is_relative_to(desk.root / ORIGINALS)
+
+
+def _prepared_for(prepared: tuple[int, int], resolution: tuple[int, int]) -> str:
+    said, wanted = (f"{width}x{height}" for width, height in (prepared, resolution))
+    return f"it was prepared for {said} px: prepare the originals with --resolution {wanted}"
 
 
 def _is_reshaped(recipe: Recipe) -> bool:

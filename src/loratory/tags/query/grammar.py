@@ -1,6 +1,6 @@
 """A query: terms joined by AND, OR, NOT and parentheses."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -54,6 +54,11 @@ class Query:
     def needs(self) -> frozenset[str]:
         """The facts it reads that take work to find out: of "tokens", "size", "dup", "issue"."""
         return _needs(self.root)
+
+    def asks_for_issues(self, issues: Iterable[str]) -> bool:
+        """Whether it asks for findings of any of these rules, or for findings of any."""
+        named = list(issues)
+        return any(term.asks_for_issues(named) for term in _terms(self.root) if isinstance(term, Text | Flag))
 
     def __str__(self) -> str:
         return str(self.root)
@@ -142,13 +147,18 @@ def _negated(node: Node) -> Node:
 
 
 def _needs(node: Node) -> frozenset[str]:
+    return frozenset[str]().union(*(term.needs for term in _terms(node)))
+
+
+def _terms(node: Node) -> Iterator[Term]:
     match node:
         case And(operands) | Or(operands):
-            return frozenset[str]().union(*map(_needs, operands))
+            for operand in operands:
+                yield from _terms(operand)
         case Not(operand):
-            return _needs(operand)
+            yield from _terms(operand)
         case Text() | Number() | Flag():
-            return node.needs
+            yield node
 
 
 def _compiled(node: Node) -> Test:

@@ -3,7 +3,7 @@
 import operator
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
@@ -86,6 +86,10 @@ class Text:
     @property
     def needs(self) -> frozenset[str]:
         return _needs(self.field)
+
+    def asks_for_issues(self, issues: Iterable[str]) -> bool:
+        """Whether it asks for findings of any of these rules."""
+        return self.field == "issue" and any(map(compile_pattern(self.pattern, "whole", str.casefold), issues))
 
     def compiled(self) -> Test:
         match self.field:
@@ -174,6 +178,10 @@ class Flag:
     @property
     def needs(self) -> frozenset[str]:
         return _needs(self.name)
+
+    def asks_for_issues(self, issues: Iterable[str]) -> bool:
+        """Whether it asks for findings of any of these rules; "issue" asks for those of all."""
+        return self.name == "issue"
 
     def compiled(self) -> Test:
         match self.name:

@@ -53,8 +53,9 @@ class Building(Verb):
         else:
             self._tell("nothing is being built")
 
-    def _built(self, reports: "Sequence[Report]", wrong: Told | None, snapshot: Snapshot) -> None:
-        self._screen.load(snapshot, anew=True)
+    def _built(self, reports: "Sequence[Report]", wrong: Told | None, snapshot: Snapshot | None) -> None:
+        if snapshot is not None:
+            self._screen.load(snapshot, anew=True)
         self._screen.panes.reload()
         self._screen.tell(wrong or _told_of_build(reports))
 

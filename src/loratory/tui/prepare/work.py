@@ -174,7 +174,8 @@ class Work:
         known = facts_known or {}
         wanted = dict.fromkeys(path for entry in entries for path in (entry.source, *looked_at(entry)))
         fresh: dict[Path, PictureFacts] = {}
-        handed_s = checked_s = time.monotonic()
+        handed_s = time.monotonic()
+        check_at_s = handed_s + _CHECK_EVERY_S
         try:
             check = self._checker(entries, anew=facts_known is None)
             for path, facts in survey([path for path in wanted if path not in known], stop=stop):
@@ -183,9 +184,10 @@ class Work:
                 if now_s - handed_s > _HAND_OVER_EVERY_S:
                     handed_s, handed, fresh = now_s, fresh, {}
                     self.deliver(lambda handed=handed: self._screen.take_facts(handed))
-                if now_s - checked_s > _CHECK_EVERY_S:
-                    checked_s = now_s
+                if now_s > check_at_s:
                     self._hand_findings(check(known), stop, complete=False)
+                    # Looking goes on first: no more than a tenth of the time is spent on what is not all yet.
+                    check_at_s = time.monotonic() + max(_CHECK_EVERY_S, 10 * (time.monotonic() - now_s))
                 if stop.is_set():
                     return
             self.deliver(lambda: self._screen.take_facts(fresh))
@@ -240,12 +242,12 @@ class Work:
         return self._build is not None
 
     def build(
-        self, name: str | None, count: int, done: "Callable[[list[Report], Told | None, Snapshot], None]"
+        self, name: str | None, count: int, done: "Callable[[list[Report], Told | None, Snapshot | None], None]"
     ) -> None:
         """Builds the picture of that name, or for None all that are pending.
 
         count: how many those are. done: gets a report for each stretch between pauses, what went wrong, and what is on
-        the desk then.
+        the desk then, None where that cannot be told.
         """
         started_s = time.monotonic()
         self._stop_build = threading.Event()
@@ -253,7 +255,9 @@ class Work:
         self._build = threading.Thread(target=lambda: self._run_build(name, done), daemon=True, name="build")
         self._build.start()
 
-    def _run_build(self, name: str | None, done: "Callable[[list[Report], Told | None, Snapshot], None]") -> None:
+    def _run_build(
+        self, name: str | None, done: "Callable[[list[Report], Told | None, Snapshot | None], None]"
+    ) -> None:
         desk = self._desk
         assert desk is not None
         reports: list[Report] = []
@@ -267,8 +271,11 @@ class Work:
                 reports.append(self._build_on(desk, name))
             except Exception as error:  # noqa: BLE001 - a defect must not leave the pane waiting for ever
                 wrong = told_of(error)
-            with self._desk_free:
+            try:
                 snapshot = self._snapshot(desk)
+            except Exception as error:  # noqa: BLE001 - as above
+                wrong, snapshot = wrong or told_of(error), None
+            with self._desk_free:
                 self._building = False
                 self._desk_free.notify_all()
             if wrong is not None or self._stop_build.is_set() or not self._pause_build.is_set():
@@ -297,10 +304,10 @@ class Work:
 
     def _built(
         self,
-        done: "Callable[[list[Report], Told | None, Snapshot], None]",
+        done: "Callable[[list[Report], Told | None, Snapshot | None], None]",
         reports: "list[Report]",
         wrong: Told | None,
-        snapshot: Snapshot,
+        snapshot: Snapshot | None,
     ) -> None:
         self.progress = self._build = None
         done(reports, wrong, snapshot)

@@ -22,7 +22,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("epochs", ("E",), "type the epochs of the run", BALANCE),
     Action("reset", ("r",), "back to what the folders' names say", BALANCE),
     Action("apply", ("a",), "rename the folders", BALANCE, short="apply"),
-    Action("undo", ("u",), "take the last renaming back", BALANCE, short="undo"),
+    Action("undo", ("u",), "take the last renaming back", BALANCE),
     Action("reload", ("g r",), "look at the folders and pictures again", LOOK),
     Action("help", ("?", "f1"), "all keys", PROGRAM, short="keys"),
     Action("quit", ("ctrl+q", "Z Z"), "leave; everything is saved already", PROGRAM, short="quit"),

@@ -58,6 +58,7 @@ class StatsScreen(Pane):
         self._stopping = threading.Event()
         self._own_loop = asyncio.get_running_loop()
         self._seen: tuple[ConceptFolders | None, str] | None = None
+        self._count_again = False
         self._what_if: WhatIf | None = None
         self._no_concepts = ""
         self._folder_pictures: dict[str, tuple[str, ...]] = {}
@@ -153,7 +154,8 @@ class StatsScreen(Pane):
         self._views.clear()
 
     def _count(self) -> None:
-        if self.is_counting:
+        self._count_again = self.is_counting  # what is being counted may have other names by now
+        if self._count_again:
             return
         self._progress = f"reading{self.glyphs.ellipsis}"
         threading.Thread(target=self._gather, name="statistics", daemon=True).start()
@@ -199,12 +201,17 @@ class StatsScreen(Pane):
         self.look()
 
     def _finish(self, figures: Figures) -> None:
-        self._progress = ""
+        self._end_counting()
         self._take(figures)
 
     def _failed(self, told: Told) -> None:
-        self._progress = ""
+        self._end_counting()
         self.tell(told)
+
+    def _end_counting(self) -> None:
+        self._progress = ""
+        if self._count_again:
+            self._count()
 
     # --- keys ---
 
@@ -295,9 +302,8 @@ class StatsScreen(Pane):
         self.ask("epochs (empty: by the goal)", str(self.what_if.run_epochs), answered)
 
     def _balance(self) -> None:
-        # What was changed by hand counts for the largest folder, which sets the target; the others follow it.
         self._to_balance()
-        tried = replace(self.what_if, fixed=frozenset()).balanced()
+        tried = self.what_if.balanced()
         told = "balanced already"
         if tried.moves:
             told = f"uneven by {self.glyphs.plus_minus}{tried.balance.residual:.1%} now; a renames the folders"
@@ -322,6 +328,11 @@ class StatsScreen(Pane):
         changes = self.what_if.moves
         if not changes:
             raise LoratoryError("Nothing to rename: every folder has these repeats already.")
+        if max(self.what_if.repeats) > MOST_REPEATS:
+            raise LoratoryError(
+                f"Training refuses more than {MOST_REPEATS} repeats of a folder.",
+                hint="Give the largest folder fewer with e, then b balances the others by it.",
+            )
         root, below = self.session.root, self.session.directory.relative_to(self.session.root)
         moves = [((below / old).as_posix(), (below / new).as_posix()) for old, new in changes]
         folders = "1 folder" if len(moves) == 1 else f"{len(moves)} folders"

@@ -99,7 +99,7 @@ def balance_view(
             "same exposure: d"
         )
     finer = what_if.advice
-    if finer is not None and balance.residual >= 0.01:
+    if finer is not None:
         notes.append(f"{finer[0]} repeats of {balance.largest_row.name} would balance to {finer[1]:.1%}")
     advice = advised(goal)
     low, high = advice.exposures
@@ -220,7 +220,7 @@ def _buckets(figures: Figures) -> TableView:
                 f"{row.crop_mean:.0%}",
                 f"{row.crop_max:.0%}",
                 f"{row.enlarged_max:.1f}x" if row.enlarged_max > 1 else "",
-                f"{row.batches}{f' ({row.partial} partial)' if row.partial else ''}",
+                f"{_spaced(row.batches)}{f' ({row.partial} partial)' if row.partial else ''}",
             ),
             names,
             "$text-warning" if row.enlarged_max > 1 or row.crop_max > 0.2 else "",

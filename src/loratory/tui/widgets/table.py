@@ -137,7 +137,7 @@ class Table(Widget):
 
     def on_click(self, event: events.Click) -> None:
         index = self._top + event.y - 1
-        if event.y >= 1 and index < len(self._view.lines):
+        if 1 <= event.y <= self.rows_shown and index < len(self._view.lines):
             self.post_message(self.Clicked(index))
 
 

@@ -1,0 +1,140 @@
+"""What several pictures want of one caption file, brought together into one change of it.
+
+Pictures of one stem share a caption: `fox.gif` and `fox.png` have `fox.txt`. One of them may get another name, or be
+left out, while the other goes on with the file.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from loratory.dataset.listing import extension, list_folder, stem
+from loratory.preparation.manifest import Key, Record
+from loratory.preparation.places import EXTENSIONS
+from loratory.tags.files import read_caption_bytes
+from loratory.tags.journal import Change
+from loratory.tags.merge import Conflict, merge
+from loratory.tags.text import CaptionText, decode, encode
+
+Bytes = bytes | None
+
+
+@dataclass
+class Steps:
+    """What is wanted of one caption file, None standing for no file.
+
+    staying: (before, after) of pictures that keep the name. entering: (as nobody has edited it, as it is to be) of
+    those that get it. leaving: what it holds, as far as it may go, of those that give it up.
+    """
+
+    staying: list[tuple[Bytes, Bytes]] = field(default_factory=list[tuple[Bytes, Bytes]])
+    entering: list[tuple[Bytes, Bytes]] = field(default_factory=list[tuple[Bytes, Bytes]])
+    leaving: list[Bytes] = field(default_factory=list[Bytes])
+
+
+@dataclass
+class CaptionSteps:
+    """The steps of all caption files below `root`.
+
+    known: every record of the manifest, of pictures whose captions stay as they are too. left: (record, file below
+    the root) of the steps that give a file up.
+    """
+
+    root: Path
+    known: Collection[Record]
+    left: set[tuple[Key, str]] = field(default_factory=set[tuple[Key, str]])
+    by_path: defaultdict[Path, Steps] = field(default_factory=lambda: defaultdict(Steps))
+
+    def changes(self) -> list[Change]:
+        """One change for each file that changes."""
+        changes = (self._change(path, steps) for path, steps in self.by_path.items())
+        return [change for change in changes if change is not None]
+
+    def _change(self, path: Path, steps: Steps) -> Change | None:
+        if not steps.staying and not ((steps.entering or steps.leaving) and self._is_used(path)):
+            before = steps.leaving[0] if steps.leaving else None
+            return Change(path, before, _all_entering(steps)) if steps.leaving or steps.entering else None
+        if steps.staying:
+            before, after = steps.staying[0]
+        else:
+            before = after = _now(path)
+        for base, wanted in steps.staying[1:]:
+            after = merged(base, after, wanted)
+        for plain, wanted in steps.entering:
+            # The file is there for another picture: only what a person wrote elsewhere meanwhile comes along.
+            if after is None:
+                after = wanted
+            elif wanted != plain:
+                after = merged(plain, after, wanted)
+        return None if before == after else Change(path, before, after)
+
+    def _is_used(self, caption: Path) -> bool:
+        """Whether a picture that has nothing to do with the steps goes by this caption."""
+        below = caption.relative_to(self.root).as_posix()
+        return below in self._used or _place(caption) in self._strangers(caption.parent)
+
+    @cached_property
+    def _used(self) -> frozenset[str]:
+        return frozenset(
+            caption
+            for record in self.known
+            for caption in record.captions
+            if (record.key, caption) not in self.left
+            and _place(Path(caption)) in {_place(Path(output.path)) for output in record.outputs}
+        )
+
+    @cached_property
+    def _owned(self) -> frozenset[str]:
+        return frozenset(output.path for record in self.known for output in record.outputs)
+
+    def _strangers(self, folder: Path) -> frozenset[tuple[Path, str]]:
+        """Folder and stem of the pictures in a folder that nothing here was made of, nor for."""
+        if folder not in self._seen:
+            names: list[str] = []
+            with suppress(OSError):  # it is not there yet
+                names = list_folder(folder).names
+            below = folder.relative_to(self.root)
+            found = (name for name in names if extension(name) in EXTENSIONS)
+            self._seen[folder] = frozenset(
+                _place(folder / name) for name in found if (below / name).as_posix() not in self._owned
+            )
+        return self._seen[folder]
+
+    @cached_property
+    def _seen(self) -> dict[Path, frozenset[tuple[Path, str]]]:
+        return {}
+
+
+def merged(base: Bytes, ours: Bytes, theirs: Bytes) -> Bytes:
+    """Both changes of a caption; theirs, a person's, where they cannot be brought together."""
+    if theirs is None:
+        return ours
+    with suppress(Conflict):
+        both = merge(_caption(base), _caption(ours), _caption(theirs))
+        return None if both is None else encode(both)
+    return theirs
+
+
+def _all_entering(steps: Steps) -> Bytes:
+    after: Bytes = None
+    for number, (plain, wanted) in enumerate(steps.entering):
+        after = wanted if number == 0 or after is None else merged(plain, after, wanted)
+    return after
+
+
+def _now(path: Path) -> Bytes:
+    try:
+        return read_caption_bytes(path)
+    except OSError:  # whoever writes the change finds out, and tells why
+        return None
+
+
+def _place(path: Path) -> tuple[Path, str]:
+    return path.parent, stem(path.name)
+
+
+def _caption(data: Bytes) -> CaptionText | None:
+    return None if data is None else decode(data)
