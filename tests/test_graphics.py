@@ -355,7 +355,7 @@ def test_says_why_there_is_no_picture(tmp_path) -> None:
     (tmp_path / "[b]\x1b[2J字.png").write_text("not a picture")
     assert words(tmp_path / "gone.png") == "gone.png: cannot be opened (No such file or directory)"
     assert words(tmp_path) == f"{tmp_path.name}: cannot be opened (Is a directory)"
-    assert words(tmp_path / "half.png").startswith("half.png: the picture is damaged")
+    assert words(tmp_path / "half.png").startswith("half.png: the picture is cut off")
     assert words(tmp_path / "none.png") == "none.png: the file is empty (0 bytes)"
     assert words(tmp_path / "[b]\x1b[2J字.png").startswith("[b]\N{REPLACEMENT CHARACTER}[2J字.png: not a PNG")
     assert words(tmp_path / ("x" * 300)).replace(" ", "").startswith("x" * 240)  # all of the pane

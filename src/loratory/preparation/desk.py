@@ -136,7 +136,7 @@ class Desk:
         """Fills `entries`."""
         self._homes = {}
         entries: list[Entry] = []
-        owned: set[Path] = set()
+        owned = {self.root / path for path in self.manifest.owners()}
         for number, shelf in enumerate(self._shelves):
             for entry in _entries_of(self.root, shelf, self.manifest):
                 owned.update(entry.outputs)

@@ -1,13 +1,13 @@
 """A build from beginning to end: look, choose what is open, make, and let the captions follow."""
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 
 from loratory.dataset.findings import shown
-from loratory.dataset.listing import pictures
+from loratory.dataset.listing import list_folder, pictures
 from loratory.errors import LoratoryError
 from loratory.imaging.recipe import Recipe
 from loratory.imaging.workers import Failure, mapped
@@ -116,7 +116,7 @@ def arrange(
     ]
     bases = name_outputs(list(shelf.originals.values()), recipes, own, taken)
     claimed = {claim(one.folder, bases[one.name]) for one in shelf.originals.values() if one.name in bases}
-    owned = manifest.owners() if shelf.adopted else {}
+    homes = _homes(manifest, shelf) if shelf.adopted else {}
     for original in ready:
         recipe = recipes.get(original.name) or Recipe()
         base = bases.get(original.name, "")
@@ -124,7 +124,7 @@ def arrange(
         try:
             plan = plan_picture(original, base, recipe, shelf.book.defaults, looks[original.name])
             number = 1
-            while shelf.adopted and _hits_another(manifest.root, owned, plan):
+            while shelf.adopted and any(homes.get(target, original) is not original for target in plan.targets):
                 while claim(original.folder, base) in claimed:
                     number += 1
                     base = f"{wanted}-{number}"
@@ -145,9 +145,16 @@ def arrange(
     return arranged
 
 
-def _hits_another(root: Path, owned: Mapping[str, Record], plan: Plan) -> bool:
-    """Whether a picture that lies in the training folder as it is would have to make way."""
-    return any(os.path.lexists(target) and target.relative_to(root).as_posix() not in owned for target in plan.targets)
+def _homes(manifest: Manifest, shelf: Shelf) -> dict[Path, Original | None]:
+    """The places in a training folder that are taken: by an original that is to come back there one day, or, None, by
+    a picture that lies there as it is."""
+    owned = manifest.owners()
+    homes: dict[Path, Original | None] = {}
+    for folder in {original.folder for original in shelf.originals.values()}:
+        with suppress(OSError):  # it is not there any more
+            paths = (folder / name for name in list_folder(folder).names)
+            homes |= {path: None for path in paths if path.relative_to(manifest.root).as_posix() not in owned}
+    return homes | {original.folder / original.path.name: original for original in shelf.originals.values()}
 
 
 def work(
