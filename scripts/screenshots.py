@@ -82,10 +82,10 @@ CAPTIONS: dict[str, str | None] = {
     "yellow_on_blue": "hrt, heart, yellow, 3d (artwork), blue background",
 }  # fmt: skip
 
-# Of a picture that is not square the larger part is ground: name -> size in px, the hearts and where they stand.
-CANVASES: dict[str, tuple[tuple[int, int], dict[str, tuple[int, int]]]] = {
-    "banner": ((960, 640), {"teal": (600, 150)}),
-    "two": ((720, 480), {"navy": (40, 110), "pink": (420, 110)}),
+# Pictures most of which is ground: name -> size in px, the hearts on it with their left, top and side.
+CANVASES: dict[str, tuple[tuple[int, int], dict[str, tuple[int, int, int]]]] = {
+    "banner": ((1440, 960), {"teal": (760, 240, 560)}),
+    "two": ((720, 480), {"navy": (40, 110, 256), "pink": (420, 110, 256)}),
 }
 CONCEPTS = {
     "10_hrt, cool": ("black", "blue", "green", "grey", "light_blue", "lime", "navy", "purple", "teal"),
@@ -105,6 +105,8 @@ backgrounds = ["white", "blue"]
 
 ["red.webp"]
 background = "blue"
+
+["two.png"]
 flip = true
 """
 
@@ -137,13 +139,14 @@ def originals(parent: Path) -> Path:
     """A folder of originals with recipes, made below `parent`."""
     folder = parent / "hearts"
     folder.mkdir()
-    for name in ("black", "orange_on_green", "red", "yellow"):
+    for name in ("orange_on_green", "red"):
         shutil.copy(PICTURES / f"{name}.webp", folder)
     for name, (size, hearts) in CANVASES.items():
         canvas = Image.new("RGB", size, "white")
-        for heart, place in hearts.items():
+        for heart, (left, top, side) in hearts.items():
             with Image.open(PICTURES / f"{heart}.webp") as picture:
-                canvas.paste(picture, place, picture)
+                larger = picture.resize((side, side), Image.Resampling.LANCZOS)
+            canvas.paste(larger, (left, top), larger)
         canvas.save(folder / f"{name}.png")
     (folder / "recipes.toml").write_text(_RECIPES, encoding="utf-8")
     return folder
@@ -164,7 +167,7 @@ SHOTS = {
     "insert": Shot(SMALL, dataset, ("j", "j", "a", *"white b")),
     "tag-table": Shot(SMALL, dataset, ("T",)),
     "review": Shot(WIDE, dataset, ("t", "g", "y", "y")),
-    "prepare": Shot(WIDE, originals, ("f2",)),
+    "prepare": Shot(WIDE, originals, ("f2", "G")),
     "crop": Shot(SMALL, originals, ("f2", "c", "a")),
     "stats": Shot(SMALL, concepts, ("f3", "b")),
 }

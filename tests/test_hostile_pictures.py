@@ -20,6 +20,8 @@ import pytest
 from PIL import Image
 
 from hostile_pictures import BAD, GOOD, NAMES, jpeg_of_scans, named, pattern, picture
+from loratory.cli.output import data_json
+from loratory.dataset.listing import stem
 from prepare_app import open_pane
 from test_stats_pane import open_stats
 
@@ -101,7 +103,7 @@ def loratory(*arguments: object) -> Run:
         check=False,
     )
     out, err = done.stdout.decode(), done.stderr.decode()
-    assert "Traceback" not in err and "defect" not in err, err
+    assert "Traceback" not in err and "defect" not in err and "Warning:" not in err, err
     for line in f"{out}\n{err}".split("\n"):
         assert line.isprintable(), ascii(line)
     assert int(peak.read_text()) < MOST_BYTES
@@ -125,8 +127,8 @@ def fill(folder: Path) -> Path:
     writers["scans.jpg"] = lambda path: jpeg_of_scans(path, 600)
     pictures += [write(folder / name) for name, write in writers.items()]
     pictures += [named(folder, name) for name in NAMES]
-    for number, stem in enumerate(sorted({os.path.splitext(path.name)[0] for path in pictures})):
-        (folder / f"{stem}.txt").write_text(f"fox, thing {number}")
+    for number, base in enumerate(sorted({stem(path.name) for path in pictures})):
+        (folder / f"{base}.txt").write_text(f"fox, thing {number}")
     return folder
 
 
@@ -148,7 +150,7 @@ def state(folder: Path, *, times: bool = True) -> dict[str, tuple[Any, ...]]:
         if name.split("/")[0] == ".loratory":
             continue
         status = path.lstat()
-        held = os.readlink(path) if path.is_symlink() else content(path) if stat.S_ISREG(status.st_mode) else ""
+        held = str(path.readlink()) if path.is_symlink() else content(path) if stat.S_ISREG(status.st_mode) else ""
         is_timed = times and not stat.S_ISDIR(status.st_mode)
         found[name] = status.st_mode, held, status.st_mtime_ns if is_timed else 0
     return found
@@ -231,7 +233,7 @@ def made_from(train: Path, raw_name: str) -> Path:
     """What was made of an original, by what the manifest says."""
     lines = (train / ".loratory/prepared.jsonl").read_text().splitlines()
     records = {record["name"]: record for record in map(json.loads, lines) if "name" in record}
-    return train / records[raw_name]["outputs"][0]["path"]
+    return train / records[raw_name]["outputs"][0][0]
 
 
 def pixels(train: Path, raw_name: str) -> np.ndarray[Any, Any]:
@@ -327,6 +329,37 @@ def test_a_folder_of_originals_that_may_not_be_read_is_told(tmp_path: Path, forb
     assert "locked: cannot be read (Permission denied)" in done.err
 
 
+def test_what_was_made_stays_while_its_originals_cannot_be_read(tmp_path: Path, forbidding: None) -> None:
+    raw, train = tmp_path / "raw", tmp_path / "train"
+    (raw / "lent").mkdir(parents=True)
+    named(raw, "a.png")
+    named(raw / "lent", "b.png")
+    assert loratory("prepare", raw, train, "--token", "fox", "--no-upscale").code == 0
+    before = state(train)
+    for folder in (raw / "lent", raw):
+        folder.chmod(0)
+        try:
+            assert loratory("prepare", raw, train, "--prune").code != 0
+            assert loratory("check", train, "--no-pictures").code in (0, 1)
+            built = loratory("prepare", train, "--prune")
+            assert built.code == 1
+            assert "cannot be read (Permission denied)" in built.err
+        finally:
+            folder.chmod(0o755)
+    assert state(train) == before
+
+
+def test_decoders_say_nothing_by_themselves(tmp_path: Path, forbidding: None) -> None:
+    folder = tmp_path / "set" / "3_fox"
+    folder.mkdir(parents=True)
+    picture().save(folder / "whole.tif")
+    tiff = (folder / "whole.tif").read_bytes()
+    (folder / "cut.png").write_bytes(tiff[:100])
+    with pytest.warns(UserWarning), pytest.raises(OSError):
+        Image.open(folder / "cut.png")
+    assert "image-unreadable" in findings(folder.parent)["3_fox/cut.png"]
+
+
 @pytest.mark.slow
 def test_figures_come_of_what_can_be_read(dataset: Path, forbidding: None) -> None:
     before = state(dataset)
@@ -394,10 +427,9 @@ def test_the_statistics_pane(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_json_holds_no_orders_to_a_terminal(tmp_path: Path, forbidding: None) -> None:
-    folder = tmp_path / "set" / "3_fox"
-    folder.mkdir(parents=True)
-    for name in NAMES:
-        picture(600, 600).save(folder / f"{Path(name).stem[:100]}.png")
-    told = json.loads(loratory("stats", folder.parent, "--json").out)
-    assert "bell\x07 c1\x9b2J.png" in json.dumps(told, ensure_ascii=False).replace("\\u0007", "\x07")
+def test_json_holds_no_orders_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [*NAMES, "\x7f\x85\u2028\u2066 \U000e0041"]
+    data_json({"names": names})
+    printed = capsys.readouterr().out
+    assert all(line.isprintable() for line in printed.split("\n"))
+    assert json.loads(printed) == {"names": names}

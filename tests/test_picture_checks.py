@@ -23,6 +23,7 @@ from loratory.editing.checks.rules import PICTURE_RULES, RULES
 from loratory.editing.items import Item, find_items
 from loratory.editing.settings import read_settings
 from loratory.imaging.facts import Ground, PictureFacts
+from loratory.imaging.quality import BLOCKY, LITTLE_DETAIL, NOISY, TEXTURED
 from loratory.imaging.recipe import Recipe
 from loratory.preparation.desk import Desk
 from loratory.tags.vocabulary.store import open_vocabulary
@@ -116,7 +117,7 @@ def test_a_good_picture_is_not_spoken_of() -> None:
             "empty-ground",
             {"ground": replace(WHITE, box=(100, 100, 300, 400)), "size": (900, 900)},
             {"ground": replace(WHITE, box=(10, 10, 890, 890)), "size": (900, 900)},
-            {"crop": (88, 88, 312, 412)},
+            {"crop": (74, 88, 326, 412)},
         ),
         (
             "sheet",
@@ -124,9 +125,10 @@ def test_a_good_picture_is_not_spoken_of() -> None:
             {"figures": ()},
             {"split": ((0, 0, 9, 9), (20, 0, 30, 9))},
         ),
-        ("enlarged", {"detail": 0.5}, {"detail": 0.95}, {"clean": "downscale"}),
-        ("compressed", {"blockiness": 0.7}, {"blockiness": 0.5}, {"clean": "adverse"}),
-        ("poison-hint", {"residual": 3.0}, {"residual": 2.0}, {"clean": "upscale"}),
+        ("enlarged", {"detail": LITTLE_DETAIL - 0.01}, {"detail": LITTLE_DETAIL}, {"clean": "downscale"}),
+        ("compressed", {"blockiness": BLOCKY}, {"blockiness": BLOCKY - 0.01}, {"clean": "adverse"}),
+        ("poison-hint", {"residual": NOISY}, {"residual": NOISY - 0.01}, {"clean": "upscale"}),
+        ("poison-hint", {"residual": TEXTURED - 0.01}, {"residual": TEXTURED}, {"clean": "upscale"}),
     ],
 )
 def test_rules_of_one_picture(rule: str, facts: dict[str, Any], near: dict[str, Any], fix: dict[str, Any]) -> None:
@@ -192,6 +194,24 @@ def test_what_a_bucket_cuts_away() -> None:
     assert one(replace(GOOD, size=(1024, 512))) == []
 
 
+def test_a_crop_has_the_shape_of_its_bucket() -> None:
+    wide = replace(GOOD, size=(256, 256), ground=replace(WHITE, box=(12, 70, 244, 170)))
+    assert changes(only("empty-ground", one(wide))) == {"crop": (0, 61, 256, 179)}
+    # With a square bucket alone, cutting off the ground above would cut off the subject at its sides.
+    only_square = {"resolution": 128, "min_bucket_reso": 128}
+    assert "empty-ground" not in rules(one(wide, **only_square))
+    left = replace(wide, ground=replace(WHITE, box=(4, 70, 104, 190)))
+    assert changes(only("empty-ground", one(left, **only_square))) == {"crop": (0, 65, 130, 195)}
+    # What the bucket would cut off all the same, is ground where it is cut off on purpose.
+    tall = replace(GOOD, size=(80, 200), ground=replace(WHITE, box=(6, 66, 74, 134)))
+    cut = only("crop-loss", one(tall, **only_square))
+    assert "empty ground alone" in cut.message
+    assert changes(cut) == {"crop": (0, 60, 80, 140)}
+    assert not only("crop-loss", one(replace(tall, ground=None), **only_square)).fixes
+    # A small picture that is not enlarged gets no more px by it.
+    assert "empty-ground" not in rules(one(wide, bucket_no_upscale=True))
+
+
 def test_settings_without_any_bucket_say_nothing_here() -> None:
     none = {"resolution": 64, "min_bucket_reso": 64, "max_bucket_reso": 64, "bucket_reso_steps": 512}
     assert one(GOOD, **none) == []
@@ -220,7 +240,7 @@ def test_blurred_is_what_is_less_sharp_than_the_others() -> None:
 
 
 def test_poison_is_only_ever_a_maybe() -> None:
-    finding = only("poison-hint", one(replace(GOOD, residual=9.0)))
+    finding = only("poison-hint", one(replace(GOOD, residual=3.0)))
     assert finding.severity == "note"
     assert "may be" in finding.message
     assert "grain" in finding.message
@@ -528,7 +548,13 @@ def test_boxes_are_those_of_the_original(tmp_path: Path) -> None:
     take(*planned(max_side_px=8))
     (change,) = planned(crop=(2, 2, 6, 6))[1].changes
     assert change.after.crop == (4, 4, 12, 12)
-    take(*planned(crop=(2, 2, 6, 6)))
-    again = planned(crop=(1, 1, 2, 2))[1]
-    assert again.changes == ()
-    assert "crops" in again.refused[0][1]
+    take(*planned(crop=(2, 2, 6, 6), flip=True))
+    assert Desk(tmp_path).recipe_of(Desk(tmp_path).entries[0]).crop == (4, 4, 12, 12)
+    (change,) = planned(crop=(0, 0, 2, 8), background="")[1].changes
+    assert change.after.crop == (10, 4, 12, 12)  # of what was made 8 px wide and mirrored
+    desk = Desk(tmp_path)
+    desk.change("not built", {desk.entries[0].name: Recipe(crop=(0, 0, 9, 9))})
+    again = planned(crop=(1, 1, 2, 2), background="")[1]
+    assert [change.told() for change in again.changes] == ["background = white"]
+    assert "build it first" in again.refused[0][1]
+    take(*planned(split=((0, 0, 8, 16), (8, 0, 16, 16)), crop=()))

@@ -313,6 +313,8 @@ def test_where_it_goes_is_asked_once(tmp_path: Path) -> None:
             await hand.answer("wolf")
             await hand.answer("animal")
             await hand.answer("7")
+            assert hand.shows("5 of 5") and hand.shows("resolution")
+            await hand.answer("96")
             await hand.until(lambda: "4 pictures built" in hand.message)
         assert sorted(path.name for path in (tmp_path / "train" / "7_wolf animal").glob("*.png")) == [
             "a.png",
@@ -323,6 +325,7 @@ def test_where_it_goes_is_asked_once(tmp_path: Path) -> None:
 
     run(scenario())
     assert 'destination = "../train"' in (folder / "recipes.toml").read_text()
+    assert "resolution = 96" in (folder / "recipes.toml").read_text()
 
 
 def test_a_training_folder_is_changed_and_changed_back(tmp_path: Path) -> None:

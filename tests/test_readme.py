@@ -1,11 +1,13 @@
 """What the documents tell a person to type exists, and what they link to is there."""
 
+import random
 import re
 import shlex
 from pathlib import Path
 
 import click
 import pytest
+from PIL import Image
 
 from loratory.cli.main import VERBS, cli
 
@@ -55,3 +57,34 @@ def test_the_two_commands_of_the_readme() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     assert "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/loratory demo" in text
     assert (ROOT / "scripts" / "check").stat().st_mode & 0o111
+
+
+def test_the_way_from_raw_pictures_to_a_set_worth_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Steps 1 to 4 as they stand there; the originals stay what they were."""
+    raw = tmp_path / "Raw"
+    raw.mkdir()
+    for index in range(9):
+        # Patches all over: nothing that a fix would crop and then have enlarged, which takes seconds.
+        patches = Image.frombytes("RGB", (14, 13), random.Random(index).randbytes(14 * 13 * 3))
+        picture = patches.resize((560, 520), Image.Resampling.NEAREST).convert("RGBA")
+        if index % 2:
+            picture.paste((0, 0, 0, 0), (0, 0, 400, 260))
+        picture.save(raw / f"{index:03}.webp", lossless=True)
+    before = {path.name: path.read_bytes() for path in raw.iterdir()}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORATORY_HOME", str(tmp_path / "home"))
+    text = (ROOT / "README.md").read_text("utf-8")
+    tour = text[text.index("**1. Pictures.**") : text.index("**5. A config**")]
+    lines = [line for block in re.findall(r"```console\n(.*?)```", tour, re.DOTALL) for line in block.splitlines()]
+    run = [line for line in lines if line.split()[1] in VERBS and not line.startswith("loratory vocab")]
+    assert len(run) > 7
+    for line in run:
+        code = cli.main(shlex.split(line)[1:], standalone_mode=False)
+        # A check says by its exit code that there is something to say.
+        assert (code or 0) in ((0, 1) if line == "loratory check fox-set" else (0,)), f"{line}: {capsys.readouterr()}"
+    made = tmp_path / "fox-set" / "10_sks fox"
+    assert sorted(path.name for path in made.glob("*.png")) == [f"{index:03}.png" for index in range(9)]
+    assert (made / "001.txt").read_text().startswith("sks, fox, white background")
+    assert {path.name: path.read_bytes() for path in raw.iterdir() if path.suffix == ".webp"} == before

@@ -2,16 +2,20 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from editor_app import Typist, make_pictures, open_editor
+from loratory.tui.stats import figures
 from loratory.tui.stats.screen import StatsScreen
+from loratory.tui.stats.sections import Figures
 from loratory.tui.text import ASCII, UNICODE, Glyphs
 from loratory.tui.widgets.table import Column, Line, Table, TableView
 
@@ -95,6 +99,44 @@ class TestBalance:
                 await typist.type("b", "a")
                 await typist.until(lambda: "17_hunter, cloth" in pane.message)
                 assert folders(wardrobe) == before
+
+        asyncio.run(scenario())
+
+    def test_folders_renamed_while_pictures_are_looked_at_are_looked_at_again(
+        self, wardrobe: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gate, gather = threading.Event(), figures.gather
+
+        def waiting(*arguments: Any) -> Figures:
+            assert gate.wait(30)
+            return gather(*arguments)
+
+        async def scenario() -> None:
+            async with open_stats(wardrobe) as (typist, pane):
+                monkeypatch.setattr(figures, "gather", waiting)
+                await typist.type("g", "r", "b", "a")
+                await typist.until(lambda: "renamed" in pane.message)
+                assert pane.is_counting
+                gate.set()
+                await typist.until(lambda: not pane.is_counting)
+                await typist.type("tab")
+                names = {name for line in pane.view.lines for name in line.pictures}
+                assert {name.partition("/")[0] for name in names} == set(folders(wardrobe))
+
+        asyncio.run(scenario())
+
+    def test_more_repeats_than_training_takes_are_not_given(self, tmp_path: Path) -> None:
+        make_pictures(tmp_path / "5001_a", {"x": "", "y": ""})
+        make_pictures(tmp_path / "1_b", {"z": ""})
+
+        async def scenario() -> None:
+            async with open_stats(tmp_path) as (typist, pane):
+                await typist.type("b", "a")
+                assert "10000 repeats" in pane.message
+                assert folders(tmp_path) == ["1_b", "5001_a"]
+                await typist.type("j", "e", *["backspace"] * 4, "5", "enter", "b", "a")
+                await typist.until(lambda: "renamed" in pane.message)
+                assert folders(tmp_path) == ["10_b", "5_a"]
 
         asyncio.run(scenario())
 

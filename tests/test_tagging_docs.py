@@ -1,5 +1,5 @@
-"""docs/tagging.md is true: its commands run, its keys are those of the editor, its files can be read, its pictures are
-of the editor as it is."""
+"""docs/tagging.md and docs/panes.md are true: the commands run, the keys are those of the panes, the files can be read,
+the pictures are of the panes as they are."""
 
 import re
 import shlex
@@ -12,14 +12,23 @@ import pytest
 from editor_app import make_pictures
 from loratory.cli.main import cli
 from loratory.editing.settings import read_settings
-from loratory.tui.keys import ACTIONS, read_keymap
+from loratory.tui.keymaps import Keymaps, actions_of
+from loratory.tui.keys import ACTIONS, PANES, read_keymap
+from loratory.tui.prepare.actions import BOX_ACTIONS
+from loratory.tui.stats.sections import SECTIONS
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "tagging.md").read_text("utf-8")
+PANES_PAGE = (ROOT / "docs" / "panes.md").read_text("utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+def blocks(language: str, page: str = PAGE) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+def table_of(page: str, name: str) -> list[str]:
+    """The rows between the marks of a table of keys."""
+    return page.split(f"<!-- keys of {name}:")[1].split(f"<!-- end of keys of {name} -->")[0].splitlines()
 
 
 @pytest.fixture
@@ -55,9 +64,7 @@ def test_the_commands_run(fox_set: Path, capsys: pytest.CaptureFixture[str]) -> 
         code, said = invoke(line, capsys)
         # A check says by its exit code that there is something to say.
         assert code == (1 if line == "loratory check fox-set" else 0), f"{line}: {said}"
-    assert (
-        fox_set / "10_sks fox" / "001.txt"
-    ).read_text() == "sks, fox, canine, collar, tabby, blue eyes, white background"
+    assert (fox_set / "10_sks fox" / "001.txt").read_text() == "sks, fox, collar, tabby, blue eyes, white background"
 
 
 def test_an_answer_is_the_one_shown(fox_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,11 +74,16 @@ def test_an_answer_is_the_one_shown(fox_set: Path, capsys: pytest.CaptureFixture
         assert invoke(line, capsys)[1].splitlines()[-1] == answer
 
 
-def test_every_action_stands_in_the_table_with_its_keys() -> None:
+def test_tables_of_keys_are_current() -> None:
     done = subprocess.run([sys.executable, str(ROOT / "scripts" / "keys_doc.py"), "--check"])
     assert done.returncode == 0, "run scripts/keys_doc.py"
-    for action in ACTIONS:
-        row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{action.id}` |"))
+
+
+@pytest.mark.parametrize("name", [*PANES, "boxes"])
+def test_every_action_stands_in_its_table_with_its_keys(name: str) -> None:
+    rows = table_of(PAGE if name == "tags" else PANES_PAGE, name)
+    for action in BOX_ACTIONS if name == "boxes" else actions_of(name):
+        row = next(line for line in rows if line.startswith(f"| `{action.id}` |"))
         assert all(f"`{keys}`" in row for keys in action.keys)
 
 
@@ -82,6 +94,41 @@ def test_keys_in_the_text_are_keys() -> None:
     named = set(re.findall(r"`([^\s`:]|[gyz\]\[] [^\s`])`", prose)) - {"○", "✓"}
     assert len(named) > 25
     assert named <= known
+
+
+@pytest.mark.parametrize(
+    ("title", "names", "least"),
+    [
+        ("# The panes", ["tags", "prepare", "stats"], 6),
+        ("## Prepare", ["prepare"], 11),
+        ("### Crop, split, mask", ["prepare", "boxes"], 10),
+        ("## Stats", ["stats"], 7),
+    ],
+)
+def test_keys_in_the_text_about_panes_are_keys(title: str, names: list[str], least: int) -> None:
+    """Every single key or sequence that a section names is a key of the pane it is about."""
+    begin = PANES_PAGE.index(title)
+    prose = re.split(r"\n#", PANES_PAGE[begin + 1 :], maxsplit=1)[0]
+    actions = [action for name in names for action in (BOX_ACTIONS if name == "boxes" else actions_of(name))]
+    known = {keys for action in actions for keys in action.keys}
+    signs = re.findall(r"^\| `(.)` \|", prose, re.MULTILINE)
+    prose = re.sub(r"^\|.*", "", prose, flags=re.MULTILINE)
+    named = set(re.findall(r"`([^\s`:]|[gz\]\[] [^\s`])`", prose))
+    assert len(signs) == (7 if title == "## Prepare" else 0)
+    assert least <= len(named)
+    assert named - {"p", "!"} <= known  # a key of the list of findings in the tag editor, and the sign of a finding
+
+
+def test_every_section_of_the_statistics_is_told_of() -> None:
+    rows = [line for line in PANES_PAGE[PANES_PAGE.index("## Stats") :].splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows[2 : 2 + len(SECTIONS)]] == list(SECTIONS)
+
+
+def test_the_key_file_for_panes_is_one(tmp_path: Path) -> None:
+    (tmp_path / "keys.toml").write_text(blocks("toml", PANES_PAGE)[0], encoding="utf-8")
+    keymaps = Keymaps(tmp_path / "keys.toml")
+    assert keymaps("prepare").keys_of("skip") == "d"
+    assert keymaps("stats").keys_of("apply") == "A"
 
 
 def test_the_key_file_shown_is_one(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`loratory check --fix`: what the fixes would do, and doing it."""
 
+import os
 import shlex
 from collections import defaultdict
 from collections.abc import Sequence
@@ -113,7 +114,7 @@ def _recipes(
         built = take(desk, plan, progress=lambda done, total, name: at(done, total))
     report |= _told(session, built)
     output.say(f"{said}: {_summary(built, plan)}.")
-    for note in built.notes:
+    for note in dict.fromkeys(built.notes):
         output.say(output.one_line(note))
     output.say(f"`loratory prepare {argument(session)} --undo` takes it back; the originals are kept.")
     return [*plan.refused, *built.left_alone, *built.failed]
@@ -139,7 +140,7 @@ def _told(session: "Session", built: "Report") -> dict[str, Any]:
 
 
 def _summary(built: "Report", plan: "RecipePlan") -> str:
-    left_out = sum(change.after.skip for change in plan.changes)
+    left_out = sum(change.after.skip and not os.path.lexists(change.path) for change in plan.changes)
     parts = [f"{pictures(len(built.made))} made anew"] if built.made else []
     parts += [f"{pictures(left_out)} left out"] if left_out else []
     captions = 0 if built.captions is None else len(built.captions.written)

@@ -22,8 +22,8 @@ from loratory.errors import FAILED, WRONG_USE, LoratoryError
 VERBS = {
     "prepare": "Make a training folder from original pictures.",
     "tag": "Edit captions from the command line; undo any change.",
-    "check": "What weakens training in captions, and what a trainer would misread.",
-    "stats": "Counts, pairs of tags, exposure, buckets, sizes and leanings of a set.",
+    "check": "What weakens training in pictures, captions and folders; mend it.",
+    "stats": "Tags, pairs of them, exposure, buckets, sizes and leanings of a set.",
     "balance": "Repeats that give each concept an equal share; rename the folders.",
     "vocab": "What is known of tags: categories, other names, implications; import more.",
     "demo": "Train on the embedded model and pictures, and draw before and after.",

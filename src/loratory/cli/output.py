@@ -50,7 +50,9 @@ def data_json(value: Any, *, stream: TextIO | None = None, indent: int | None = 
     to = stream if stream is not None else sys.stdout
     separators = (",", ":") if indent is None else None
     ascii_only = not _is_unicode(to.encoding)
-    to.write(json.dumps(value, ensure_ascii=ascii_only, indent=indent, separators=separators, default=str) + "\n")
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent, separators=separators, default=str)
+    # JSON itself has only the first 32 control characters escaped; a terminal takes orders by others too.
+    to.write("\n".join(line if line.isprintable() else _escaped(line) for line in text.split("\n")) + "\n")
     to.flush()
 
 
@@ -89,6 +91,10 @@ def counting(what: str) -> Generator[Callable[[int, int], None]]:
                 tell(f"{what}: {done} of {total} · ETA {taken_s * (total - done) / done:.0f} s")
 
         yield at
+
+
+def _escaped(line: str) -> str:
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def is_unicode() -> bool:

@@ -81,6 +81,8 @@ def prepare(
     from loratory.preparation.desk import Desk
     from loratory.preparation.work import Options
 
+    if dry_run and undo:
+        raise click.UsageError("--dry-run does not go with --undo, which changes the recipes.")
     desk = Desk(source, destination, recipes=recipes)
     if history:
         return print_history(desk, as_json)
@@ -108,6 +110,7 @@ def prepare(
         output.say(f"taken back: {label}")
     elif not desk.is_dataset:
         _set_up(desk, destination, given, write=not dry_run)
+        _say_folders(desk, given)
     if not desk.entries:
         raise LoratoryError(
             f"No picture found in {source} or the folders below it.",
@@ -138,6 +141,28 @@ def _set_up(desk: "Desk", destination: Path | None, given: dict[str, Any], *, wr
     if destination is not None:
         said = replace(said, destination=os.path.relpath(destination.resolve(), desk.directory))
     desk.set_up(said, defaults, write=write)
+
+
+def _say_folders(desk: "Desk", given: dict[str, Any]) -> None:
+    """What options that name folders come to where folders have their names already."""
+    from loratory.dataset.findings import shown
+    from loratory.dataset.listing import parse_folder_name
+    from loratory.dataset.root import is_concept
+
+    naming = [f"--{name.removesuffix('_token')}" for name in ("token", "class_token", "repeats") if name in given]
+    if not naming or desk.destination is None:
+        return
+    if is_concept(desk.destination.name):
+        has = "have" if len(naming) > 1 else "has"
+        output.say(
+            f"{', '.join(naming)} {has} no part in this: the pictures go to {shown(desk.destination.name)} itself."
+        )
+        return
+    named = {part for entry in desk.entries for part in entry.name.split("/")[:-1]}
+    for folder in desk.folders:
+        repeats = parse_folder_name(folder.name)[0]
+        if repeats != given.get("repeats", repeats) and folder.is_dir() and folder.name not in named:
+            output.say(f"{shown(folder.name)} is there already and keeps its repeats: `loratory balance` changes them.")
 
 
 def _resolution(text: str) -> tuple[int, int]:

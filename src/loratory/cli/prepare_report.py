@@ -97,11 +97,15 @@ def print_plan(desk: "Desk", options: "Options", as_json: bool) -> int:
         for plan in arranged.plans:
             record = desk.manifest.records.get((arranged.shelf.key, plan.original.name))
             state = state_of(desk.root, record, plan)
-            if state == "made":
+            is_new = record is None and arranged.shelf.adopted
+            if state == "made" and not is_new:
                 unchanged += 1
                 continue
             targets = [_below(target, desk.root) for target in plan.targets]
             rows.append({"picture": plan.original.name, "outputs": targets, "state": state, "done": spoken(plan)})
+        for record, original in arranged.released:
+            place = _below(original.folder / original.path.name, desk.root)
+            rows.append({"picture": record.name, "outputs": [place], "state": "stale", "done": ["put back as it was"]})
     if as_json:
         told = [{"file": str(path), "why": why} for path, why in failed]
         output.data_json({"dry_run": True, "pictures": rows, "unchanged": unchanged, "failed": told})

@@ -17,7 +17,6 @@ from loratory.imaging.frames import (
     Levels,
     Planes,
     border_px,
-    commonest,
     distance,
     inside_frames,
     is_half,
@@ -67,6 +66,8 @@ _NARROWEST = 3.0
 
 # A figure next to the largest: at least this share of its px and of its longer side.
 _COMPARABLE_AREA, _COMPARABLE_SIDE = 0.2, 0.4
+# The last fit of a gradient is to every seventh px: odd, so that they are of all columns.
+_STEP_PX = 7
 # Gaps closed inside a figure, as a share of the longest side.
 _GAP = 0.005
 
@@ -136,7 +137,9 @@ def find_frame(rgb: Pixels) -> Box | None:
     """The picture inside a frame or letterbox bars of one colour, in px of `rgb`; None where there are none."""
     small = _shrunk(rgb)
     height, width = small.shape[:2]
-    inside = inside_frames(planes_of(small)) if min(height, width) >= SHORTEST_PX else (0, 0, width, height)
+    if min(height, width) < SHORTEST_PX:
+        return None
+    inside, _ = inside_frames(planes_of(small))
     return None if inside == (0, 0, width, height) else _scaled(inside, (height, width), rgb.shape[:2])
 
 
@@ -188,11 +191,11 @@ def _view(rgb: Pixels) -> _View | None:
     if min(height, width) < SHORTEST_PX:
         return None
     planes = planes_of(small)
-    left, top, right, bottom = inside_frames(planes)
+    (left, top, right, bottom), colour = inside_frames(planes)
     inner = np.ascontiguousarray(planes[:, top:bottom, left:right])
     if min(inner.shape[1:]) < SHORTEST_PX:
         return None
-    fit = _fit(inner)
+    fit = _fit(inner, colour)
     if not _is_plain(inner, fit):
         return None
     other = fit.off > fit.tolerance
@@ -214,11 +217,11 @@ def _view(rgb: Pixels) -> _View | None:
     return _View((height, width), left, top, other, solid, ground)
 
 
-def _fit(planes: Planes) -> _Fit:
+def _fit(planes: Planes, colour: Levels) -> _Fit:
     """How far each px is from the ground: the commonest colour of the border where that does, else a surface of second
     order that follows soft gradients, fitted to the border first and then to all that agrees with it."""
     border = np.flatnonzero(border_px(planes.shape[1:]))
-    flat = distance(planes, commonest(planes.reshape(3, -1)[:, border]))
+    flat = distance(planes, colour)
     along = flat.ravel()[border]
     near = along[along <= _NOISY_TOLERANCE]
     noise = float(np.percentile(near, 90)) if near.size else 0.0
@@ -248,13 +251,12 @@ def _surface(planes: Planes, border: Indices, tolerance: float, chosen: Mask) ->
         chosen = distance(along, weights @ terms_along[:count]) <= tolerance
     if float(chosen.mean()) < _BORDER_SHARE:
         return None
-    surface, px = levels, border[chosen]
-    for _ in range(2):
-        surface = _weights(terms, levels, px) @ terms
-        px = np.flatnonzero(distance(levels, surface) <= tolerance)
-        if px.size < 4 * len(terms):
-            return None
-    return surface.reshape(planes.shape)
+    weights = _weights(terms_along, along, np.flatnonzero(chosen))
+    few, few_terms = levels[:, ::_STEP_PX], terms[:, ::_STEP_PX]
+    agreeing = np.flatnonzero(distance(few, weights @ few_terms) <= tolerance)
+    if agreeing.size < 4 * len(terms):
+        return None
+    return (_weights(few_terms, few, agreeing) @ terms).reshape(planes.shape)
 
 
 def _terms(height: int, width: int) -> Levels:
@@ -335,10 +337,10 @@ def _colour_and_name(planes: Planes, mask: Mask) -> tuple[tuple[int, int, int], 
     name = colour_name(colour)
     light = ground.mean(axis=0)
     low, high = np.percentile(light, (5, 95))
+    if float(high - low) <= 2 * CLEAN_TOLERANCE:
+        return colour, name
     ends = (ground[:, light <= low].mean(axis=1), ground[:, light >= high].mean(axis=1))
-    if float(high - low) > 2 * CLEAN_TOLERANCE and any(colour_name(_rounded(end)) != name for end in ends):
-        return colour, ""
-    return colour, name
+    return colour, name if all(colour_name(_rounded(end)) == name for end in ends) else ""
 
 
 def _moved(box: Box, right: int, down: int) -> Box:

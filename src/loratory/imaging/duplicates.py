@@ -16,6 +16,7 @@ from loratory.imaging.fingerprints import SIDE_PX, hashes
 from loratory.imaging.stars import stars
 
 Levels = npt.NDArray[np.float32]
+Pairs = npt.NDArray[np.intp]
 Kind = Literal["same", "similar", "mirrored"]
 
 # Of the 64 bits of two hashes, how many may differ for the thumbnails to be compared: two unrelated pictures come this
@@ -54,15 +55,12 @@ def near_duplicates(facts: Sequence[PictureFacts]) -> list[Group]:
         if not each.problem:
             by_digest.setdefault(each.digest, []).append(index)
     same = [Group("same", tuple(members), 0) for members in by_digest.values() if len(members) > 1]
-    found = _Candidates(facts, [members[0] for members in by_digest.values() if facts[members[0]].thumbnail])
-    near: dict[int, set[int]] = {}
-    for first, second in found.similar:
-        near.setdefault(first, set()).add(second)
-        near.setdefault(second, set()).add(first)
-    groups = stars(near)
+    chosen = np.array([members[0] for members in by_digest.values() if facts[members[0]].thumbnail], np.intp)
+    alike, turned = _alike(facts, chosen)
+    groups = stars(alike, len(facts))
     centre_of = {member: group[0] for group in groups for member in group}
     facing = _merged(
-        (centre_of.get(first, first), first, centre_of.get(second, second), second) for first, second in found.mirrored
+        (centre_of.get(first, first), first, centre_of.get(second, second), second) for first, second in turned.tolist()
     )
     similar = [
         Group("similar", tuple(sorted(group)), max(_bits(facts[group[0]].hash, facts[each].hash) for each in group[1:]))
@@ -78,32 +76,44 @@ def near_duplicates(facts: Sequence[PictureFacts]) -> list[Group]:
     return sorted([*same, *similar, *mirrored], key=lambda group: (order[group.kind], group.members))
 
 
-class _Candidates:
-    """similar, mirrored: pairs of indices of `facts`, the smaller first, that the thumbnails confirm."""
+def _alike(facts: Sequence[PictureFacts], chosen: Pairs) -> tuple[Pairs, Pairs]:
+    """The similar and the mirrored ones among some pictures, as the thumbnails confirm: pairs of indices of `facts`.
 
-    def __init__(self, facts: Sequence[PictureFacts], chosen: Sequence[int]) -> None:
-        self.similar: set[tuple[int, int]] = set()
-        self.mirrored: set[tuple[int, int]] = set()
-        if len(chosen) < 2:
-            return
-        thumbnails = np.array([np.frombuffer(facts[index].thumbnail, np.uint8) for index in chosen], np.uint8)
-        thumbnails = thumbnails.reshape(-1, SIDE_PX, SIDE_PX)
-        seen = thumbnails.std(axis=(1, 2)) >= _FLAT
-        if np.count_nonzero(seen) < 2:
-            return
-        thumbnails, indices = thumbnails[seen], np.asarray(chosen)[seen]
-        as_they_are = _views(thumbnails)
-        turned = _views(thumbnails[:, :, ::-1])
-        for cut in _CUTS:
-            cropped = _views(_cut(thumbnails, cut)) if cut else as_they_are
-            for firsts, seconds in _near_pairs(cropped.signs, as_they_are.signs, ordered=not cut):
-                alike = _are_alike(cropped, as_they_are, firsts, seconds)[0]
-                self.similar.update(_pairs(indices, firsts[alike], seconds[alike]))
-            for firsts, seconds in _near_pairs(cropped.signs, turned.signs, ordered=not cut):
-                alike, likeness = _are_alike(cropped, turned, firsts, seconds)
-                alike &= likeness > _products(cropped.whole, as_they_are.whole, firsts, seconds) + _MARGIN
-                self.mirrored.update(_pairs(indices, firsts[alike], seconds[alike]))
-        self.mirrored -= self.similar
+    chosen: indices. A pair is (n, 2), the smaller index first, each once; none is both similar and mirrored.
+    """
+    thumbnails = np.array([np.frombuffer(facts[index].thumbnail, np.uint8) for index in chosen], np.uint8)
+    thumbnails = thumbnails.reshape(-1, SIDE_PX, SIDE_PX)
+    seen = thumbnails.std(axis=(1, 2)) >= _FLAT
+    thumbnails, indices = thumbnails[seen], chosen[seen]
+    as_they_are, turned = _views(thumbnails), _views(thumbnails[:, :, ::-1])
+    similar, mirrored = _Pairs(len(facts)), _Pairs(len(facts))
+    for cut in _CUTS:
+        cropped = _views(_cut(thumbnails, cut)) if cut else as_they_are
+        for firsts, seconds in _near_pairs(cropped.signs, as_they_are.signs, ordered=not cut):
+            alike = _are_alike(cropped, as_they_are, firsts, seconds)[0]
+            similar.add(indices[firsts[alike]], indices[seconds[alike]])
+        for firsts, seconds in _near_pairs(cropped.signs, turned.signs, ordered=not cut):
+            alike, likeness = _are_alike(cropped, turned, firsts, seconds)
+            alike &= likeness > _products(cropped.whole, as_they_are.whole, firsts, seconds) + _MARGIN
+            mirrored.add(indices[firsts[alike]], indices[seconds[alike]])
+    return similar.all(), mirrored.all(besides=similar)
+
+
+class _Pairs:
+    """A set of pairs of numbers below `count`, 8 bytes each: sets full of copies have millions of pairs."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._codes = np.empty(0, np.int64)
+
+    def add(self, firsts: npt.NDArray[np.intp], seconds: npt.NDArray[np.intp]) -> None:
+        codes = np.minimum(firsts, seconds) * self._count + np.maximum(firsts, seconds)
+        self._codes = np.union1d(self._codes, codes)
+
+    def all(self, besides: "_Pairs | None" = None) -> Pairs:
+        """(n, 2), the smaller number first, in order."""
+        codes = self._codes if besides is None else np.setdiff1d(self._codes, besides._codes, assume_unique=True)
+        return np.stack(np.divmod(codes, max(1, self._count)), axis=1)
 
 
 class _Views(NamedTuple):
@@ -137,13 +147,6 @@ def _are_alike(
     return (likeness >= _ALIKE) & (details >= _DETAILS_ALIKE), likeness
 
 
-def _pairs(
-    indices: npt.NDArray[np.intp], firsts: npt.NDArray[np.intp], seconds: npt.NDArray[np.intp]
-) -> Iterator[tuple[int, int]]:
-    ends = indices[np.minimum(firsts, seconds)].tolist(), indices[np.maximum(firsts, seconds)].tolist()
-    return zip(*ends, strict=True)
-
-
 def _near_pairs(
     firsts: Levels, seconds: Levels, *, ordered: bool
 ) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
@@ -170,16 +173,15 @@ def _signs(hash_: int) -> Levels:
 def _averaged(thumbnails: npt.NDArray[np.uint8], side_px: int) -> Levels:
     """(n, cells) of the means of cells of side_px."""
     count, cells = len(thumbnails), SIDE_PX // side_px
-    return (
-        thumbnails.reshape(count, cells, side_px, cells, side_px).mean(axis=(2, 4), dtype=np.float32).reshape(count, -1)
-    )
+    means = thumbnails.reshape(count, cells, side_px, cells, side_px).mean(axis=(2, 4), dtype=np.float32)
+    return means.reshape(count, cells * cells)
 
 
 def _details(thumbnails: npt.NDArray[np.uint8]) -> Levels:
     """What is left of the thumbnails at 32x32 without what a 8x8 one shows, standardized."""
     fine = _averaged(thumbnails, 2).reshape(-1, 32, 32)
     coarse = _averaged(thumbnails, 8).reshape(-1, 8, 8).repeat(4, axis=1).repeat(4, axis=2)
-    return _standardized((fine - coarse).reshape(len(thumbnails), -1))
+    return _standardized((fine - coarse).reshape(len(thumbnails), 32 * 32))
 
 
 def _standardized(rows: Levels) -> Levels:

@@ -44,6 +44,11 @@ def distance(planes: Planes, colour: Sequence[Levels | float] | Planes) -> Level
     return np.maximum(np.maximum(red, green), blue)
 
 
+def along_border(planes: Planes) -> Planes:
+    """The px of `border_px`, row by row: float32 (3, n)."""
+    return planes.reshape(3, -1)[:, np.flatnonzero(border_px(planes.shape[1:]))]
+
+
 def commonest(colours: Planes) -> Levels:
     """The commonest of (3, n) colours: the fullest of coarse cells, each counted with half of its neighbours', and
     the mean of what is near it. A median would be a colour in between where a subject covers a third."""
@@ -66,24 +71,26 @@ def commonest(colours: Planes) -> Levels:
     return centre
 
 
-def inside_frames(planes: Planes) -> Box:
-    """What is left when frames and bars of one colour are taken off, at most three around each other."""
+def inside_frames(planes: Planes) -> tuple[Box, Levels]:
+    """What is left when frames and bars of one colour are taken off, at most three around each other, and the commonest
+    colour along its border."""
     left, top, right, bottom = 0, 0, planes.shape[2], planes.shape[1]
+    inner, colour = planes, commonest(along_border(planes))
     for _ in range(3):
-        inner = planes[:, top:bottom, left:right]
-        if min(inner.shape[1:]) < SHORTEST_PX:
-            break
-        box = _frame(inner)
+        box = _frame(inner, colour)
         if box is None:
             break
         left, top, right, bottom = left + box[0], top + box[1], left + box[2], top + box[3]
-    return left, top, right, bottom
+        inner = planes[:, top:bottom, left:right]
+        colour = commonest(along_border(inner))
+        if min(inner.shape[1:]) < SHORTEST_PX:
+            break
+    return (left, top, right, bottom), colour
 
 
-def _frame(planes: Planes) -> Box | None:
-    """The box inside one frame: all that is not of the border's colour ends in straight lines."""
+def _frame(planes: Planes, colour: Levels) -> Box | None:
+    """The box inside one frame of a colour: all that is not of it ends in straight lines."""
     height, width = planes.shape[1:]
-    colour = commonest(planes[:, border_px((height, width))])
     other = distance(planes, colour) > CLEAN_TOLERANCE * 1.6
     box = box_of(other)
     if box is None or box == (0, 0, width, height):

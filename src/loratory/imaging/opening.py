@@ -3,6 +3,7 @@
 import os
 import stat
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from PIL import Image
 
 from loratory.errors import LoratoryError
 from loratory.imaging.facts import Problem
+
+# What is wrong with a file is told in the program's own words; a warning would stand in the middle of a screen.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # Pillow's own limit, kept as ours so that nothing here depends on, or changes, what Pillow is set to.
 LARGEST_PX = 178_956_970

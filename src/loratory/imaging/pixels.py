@@ -203,8 +203,11 @@ def opacity_of(image: Image.Image) -> Image.Image | None:
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
-    """The colours of a loaded picture as sRGB, mode "RGB", transparency left out."""
-    if image.mode.startswith("I"):
+    """The colours of a loaded picture as sRGB, mode "RGB", transparency left out; the picture itself where it is that
+    already."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        colours = image
+    elif image.mode.startswith("I"):
         levels = np.asarray(image).clip(0, 65535)
         colours = Image.fromarray(np.rint(levels / 257).astype(np.uint8))
     elif image.mode == "CMYK":

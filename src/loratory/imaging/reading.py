@@ -84,6 +84,8 @@ def read_picture(path: Path) -> Picture:
         turn = None if header.format == "TIFF" else UPRIGHT.get(header.orientation)
         if turn is not None:
             pixels = pixels.transpose(turn)
+        # A profile of other colours, done with by now, would be saved with them and change them once more.
+        pixels.info = {}
     return Picture(
         format=header.format,
         mode=header.mode,

@@ -82,6 +82,27 @@ class Defaults:
 AS_THEY_ARE = Defaults(max_side_px=0, upscale="never", format="keep")
 
 
+def in_original(box: Box, made: tuple[int, int], recipe: Recipe, original: tuple[int, int]) -> Box | None:
+    """A box in px of what `recipe` made, in px of the original; None for a sheet that was split.
+
+    made, original: their sizes, (width, height) in px.
+    """
+    if recipe.split:
+        return None
+    cut = recipe.crop or (0, 0, *original)
+    left, right = _stretched(box[0], box[2], made[0], cut[2] - cut[0])
+    top, bottom = _stretched(box[1], box[3], made[1], cut[3] - cut[1])
+    if recipe.flip:
+        left, right = cut[2] - cut[0] - right, cut[2] - cut[0] - left
+    return cut[0] + left, cut[1] + top, cut[0] + right, cut[1] + bottom
+
+
+def _stretched(first: int, last: int, side: int, to_side: int) -> tuple[int, int]:
+    """A range of one side on another one, inside of it and not empty."""
+    start = max(0, min(round(first * to_side / side), to_side - 1))
+    return start, max(start + 1, min(round(last * to_side / side), to_side))
+
+
 def background_colour(background: str) -> tuple[int, int, int]:
     """(red, green, blue) of a name of `BACKGROUNDS` or "#rrggbb". Raises LoratoryError."""
     if background in BACKGROUNDS:

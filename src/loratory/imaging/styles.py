@@ -92,14 +92,13 @@ def style_clusters(facts: Sequence[PictureFacts]) -> list[tuple[int, ...]]:
     if len(usable) < 2:
         return []
     points = np.array([facts[index].style for index in usable], np.float32)
-    near: list[set[int]] = []
+    pairs = [np.empty((0, 2), np.intp)]
     for start in range(0, len(points), _BLOCK):
         differences = points[start : start + _BLOCK, None, :] - points[None, :, :]
-        alike = (differences**2).sum(axis=2) <= _ALIKE**2
-        near.extend({int(other) for other in np.flatnonzero(row)} for row in alike)
-    for index, others in enumerate(near):
-        others.discard(index)
-    groups = [tuple(sorted(usable[member] for member in group)) for group in stars(dict(enumerate(near)))]
+        rows, columns = np.nonzero((differences**2).sum(axis=2) <= _ALIKE**2)
+        rows += start
+        pairs.append(np.stack([rows, columns], axis=1)[rows < columns])
+    groups = [tuple(sorted(usable[each] for each in group)) for group in stars(np.concatenate(pairs), len(points))]
     return sorted(groups, key=lambda group: (-len(group), group))
 
 

@@ -41,12 +41,7 @@ def adopt(root: Path, manifest: Manifest, picture: Path, extension: str) -> str:
     try:
         original.parent.mkdir(parents=True, exist_ok=True)
         _put_aside(picture, original)
-        caption = caption_file(picture, extension)
-        carried = dict[str, Carried]()
-        data = read_caption_bytes(caption)
-        if data is not None:
-            write_bytes(original.with_name(caption.name), data)
-            carried[caption.relative_to(root).as_posix()] = Carried(text_of(data), is_from_source=True)
+        carried = _carry(root, manifest, caption_file(picture, extension), original)
         stamp = stamp_of(original) or (0, 0, 0)
         look = _look(original)
         path = below.as_posix()
@@ -122,6 +117,30 @@ def forget(root: Path, manifest: Manifest, record: Record, original: Original, e
         with suppress(OSError):  # not empty, or gone
             folder.rmdir()
         folder = folder.parent
+
+
+def _carry(root: Path, manifest: Manifest, caption: Path, original: Path) -> dict[str, Carried]:
+    """Copies the caption of a picture beside its original; what the record tells of it."""
+    path = caption.relative_to(root).as_posix()
+    aside = original.with_name(caption.name)
+    data = read_caption_bytes(caption)
+    if data is None:
+        return {}
+    names = {other.name for other in original.parent.iterdir() if stem(other.name) == stem(original.name)}
+    below = original.parent.relative_to(root / ORIGINALS).as_posix()
+    sharing = [
+        record
+        for name in sorted(names - {original.name})
+        if (record := manifest.records.get((ORIGINALS, recipe_name("" if below == "." else below, name)))) is not None
+    ]
+    # Of another picture with the same caption, which tells by now what was done to the other one.
+    told = next((record.captions[path] for record in sharing if path in record.captions), None)
+    if told is not None and not told.is_from_source:
+        return {}
+    if sharing and (copied := read_caption_bytes(aside)) is not None:
+        return {path: Carried(text_of(copied) if told is None else told.text, is_from_source=True)}
+    write_bytes(aside, data)
+    return {path: Carried(text_of(data), is_from_source=True)}
 
 
 def _put_aside(picture: Path, original: Path) -> None:

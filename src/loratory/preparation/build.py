@@ -151,7 +151,7 @@ class Build:
         for folder in {plan.original.folder for plan in todo}:
             self._make_folder(folder)
         try:
-            with closing(_in_parallel(todo, stop, workers)) as results:
+            with closing(_in_parallel(todo, stop, workers, self.report.notes.append)) as results:
                 for plan, made in results:
                     done += 1
                     progress(done, total, plan.original.name)
@@ -270,10 +270,13 @@ class Build:
         return True
 
 
-def _in_parallel(plans: Sequence[Plan], stop: Event, workers: int | None) -> Generator[tuple[Plan, Made | Failure]]:
+def _in_parallel(
+    plans: Sequence[Plan], stop: Event, workers: int | None, tell: Callable[[str], None]
+) -> Generator[tuple[Plan, Made | Failure]]:
     """Each plan with what was made of it, as they come.
 
     What needs a network is made on a thread of this process, one at a time; the rest in other processes meanwhile.
+    tell: is given, on that thread, what a network could not do as asked.
     """
     alone = [plan for plan in plans if plan.needs_network]
     others = [plan for plan in plans if not plan.needs_network]
@@ -292,7 +295,7 @@ def _in_parallel(plans: Sequence[Plan], stop: Event, workers: int | None) -> Gen
             results.put(error)
 
     def enlarged() -> Iterator[tuple[Plan, Made | Failure]]:
-        maker = Maker(stop)
+        maker = Maker(stop, tell)
         for plan in alone:
             if stop.is_set():
                 return

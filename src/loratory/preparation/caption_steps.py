@@ -27,26 +27,43 @@ class Steps:
     """What is wanted of one caption file, None standing for no file.
 
     staying: (before, after) of pictures that keep the name. entering: (as nobody has edited it, as it is to be) of
-    those that get it. leaving: what it holds, as far as it may go, of those that give it up.
+    those that get it. leaving: what it holds, as far as it may go, of those that give it up. is_made: whether there was
+    no such file before it was made for one of these.
     """
 
     staying: list[tuple[Bytes, Bytes]] = field(default_factory=list[tuple[Bytes, Bytes]])
     entering: list[tuple[Bytes, Bytes]] = field(default_factory=list[tuple[Bytes, Bytes]])
     leaving: list[Bytes] = field(default_factory=list[Bytes])
+    is_made: bool = False
 
 
 @dataclass
 class CaptionSteps:
     """The steps of all caption files below `root`.
 
-    known: every record of the manifest, of pictures whose captions stay as they are too. left: (record, file below
-    the root) of the steps that give a file up.
+    known: every record of the manifest, of pictures whose captions stay as they are too. moved: (record, file below
+    the root) of the steps that take or give up a file.
     """
 
     root: Path
     known: Collection[Record]
-    left: set[tuple[Key, str]] = field(default_factory=set[tuple[Key, str]])
+    moved: set[tuple[Key, str]] = field(default_factory=set[tuple[Key, str]])
     by_path: defaultdict[Path, Steps] = field(default_factory=lambda: defaultdict(Steps))
+
+    def enter(self, record: Record, path: str, plain: Bytes, wanted: Bytes) -> None:
+        """Adds that a picture takes a caption file, by its path below the root; see `Steps.entering`."""
+        self.by_path[self.root / path].entering.append((plain, wanted))
+        self.moved.add((record.key, path))
+
+    def leave(self, record: Record, path: str, before: Bytes, *, is_made: bool) -> None:
+        """Adds that a picture gives a caption file up; see `Steps.leaving`, `Steps.is_made`."""
+        self.by_path[self.root / path].leaving.append(before)
+        self.by_path[self.root / path].is_made |= is_made
+        self.moved.add((record.key, path))
+
+    def stay(self, path: str, before: Bytes, after: Bytes) -> None:
+        """Adds that the caption of a picture becomes another; see `Steps.staying`."""
+        self.by_path[self.root / path].staying.append((before, after))
 
     def changes(self) -> list[Change]:
         """One change for each file that changes."""
@@ -54,9 +71,10 @@ class CaptionSteps:
         return [change for change in changes if change is not None]
 
     def _change(self, path: Path, steps: Steps) -> Change | None:
-        if not steps.staying and not ((steps.entering or steps.leaving) and self._is_used(path)):
+        if not steps.staying and not ((steps.entering or steps.leaving) and self._is_used(path, steps)):
             before = steps.leaving[0] if steps.leaving else None
-            return Change(path, before, _all_entering(steps)) if steps.leaving or steps.entering else None
+            after = _all_entering(steps)
+            return Change(path, before, after) if before != after else None
         if steps.staying:
             before, after = steps.staying[0]
         else:
@@ -71,10 +89,11 @@ class CaptionSteps:
                 after = merged(plain, after, wanted)
         return None if before == after else Change(path, before, after)
 
-    def _is_used(self, caption: Path) -> bool:
+    def _is_used(self, caption: Path, steps: Steps) -> bool:
         """Whether a picture that has nothing to do with the steps goes by this caption."""
-        below = caption.relative_to(self.root).as_posix()
-        return below in self._used or _place(caption) in self._strangers(caption.parent)
+        if caption.relative_to(self.root).as_posix() in self._used:
+            return True
+        return not steps.is_made and _place(caption) in self._strangers(caption.parent)
 
     @cached_property
     def _used(self) -> frozenset[str]:
@@ -82,7 +101,7 @@ class CaptionSteps:
             caption
             for record in self.known
             for caption in record.captions
-            if (record.key, caption) not in self.left
+            if (record.key, caption) not in self.moved
             and _place(Path(caption)) in {_place(Path(output.path)) for output in record.outputs}
         )
 

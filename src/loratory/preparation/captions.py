@@ -129,7 +129,7 @@ def plan_captions(
 
 
 def _plan_one(plan: CaptionPlan, steps: CaptionSteps, record: Record, wanted: Wanted, extension: str) -> None:
-    root, by_path = steps.root, steps.by_path
+    root = steps.root
     names = {_caption_path(root, output, record.captions, extension): output for output in wanted.outputs}
     leaving = {path: carried for path, carried in record.captions.items() if path not in names}
     inherited = next(iter(leaving.items()), None)
@@ -142,30 +142,35 @@ def _plan_one(plan: CaptionPlan, steps: CaptionSteps, record: Record, wanted: Wa
             carried[path] = was
             continue
         if was is not None and was.kept is not None:
-            by_path[root / path].entering.append((text, merged(bytes_of(was.text), text, bytes_of(was.kept))))
+            steps.enter(record, path, text, merged(bytes_of(was.text), text, bytes_of(was.kept)))
         elif was is not None:
             written = was.written
             if text != bytes_of(was.text):
-                by_path[root / path].staying.append((bytes_of(was.text), text))
+                steps.stay(path, bytes_of(was.text), text)
         elif inherited is not None:
             # Edits of the caption that this one takes the place of go on in it.
             edited = merged(bytes_of(inherited[1].text), text, _now(root, *inherited))
-            by_path[root / path].entering.append((text, edited))
+            steps.enter(record, path, text, edited)
             written = None if edited == text else text_of(edited)
         elif text is not None:
-            by_path[root / path].entering.append((text, text))
+            steps.enter(record, path, text, text)
         if text is not None or was is not None or written is not None:
             carried[path] = Carried(text_of(text), None, wanted.source is not None, written)
     for index, (path, old) in enumerate(leaving.items()):
+        if old.kept is not None:
+            # It is gone since long; a file of that name would be of another picture.
+            if not names and not wanted.gone:
+                carried[path] = old
+            continue
         disk = read_caption_bytes(root / path)
         # Nobody has edited it since; else only what goes on in another file may go, or is kept here.
         ours = disk in (bytes_of(old.text), bytes_of(old.written))
         goes_on = index == 0 if names else not wanted.gone
         if disk is not None:
-            by_path[root / path].leaving.append(disk if ours or goes_on else bytes_of(old.text))
-            steps.left.add((record.key, path))
+            before = disk if ours or goes_on else bytes_of(old.text)
+            steps.leave(record, path, before, is_made=ours and not old.is_from_source)
         if not names and not wanted.gone:
-            carried[path] = replace(old, kept=text_of(disk) if disk is not None else old.kept)
+            carried[path] = replace(old, kept=text_of(disk))
     if carried != dict(record.captions):
         plan.carried[record.key] = carried
 
@@ -250,5 +255,4 @@ def _caption_path(root: Path, output: str, known: Mapping[str, Carried], extensi
 
 
 def _now(root: Path, path: str, carried: Carried) -> bytes | None:
-    disk = read_caption_bytes(root / path)
-    return bytes_of(carried.kept) if disk is None and carried.kept is not None else disk
+    return read_caption_bytes(root / path) if carried.kept is None else bytes_of(carried.kept)

@@ -19,8 +19,7 @@ from loratory.preparation import adopt
 from loratory.preparation.book import RECIPES, RecipeBook
 from loratory.preparation.build import Progress, Report, State, preparing, state_of
 from loratory.preparation.captions import caption_extension
-from loratory.preparation.manifest import Look, Manifest, Record, stamp_of
-from loratory.preparation.naming import name_outputs
+from loratory.preparation.manifest import Manifest, Record, stamp_of
 from loratory.preparation.places import (
     ORIGINALS,
     Original,
@@ -29,7 +28,8 @@ from loratory.preparation.places import (
     has_concepts,
     recipe_name,
 )
-from loratory.preparation.plan import plan_picture, target_size
+from loratory.preparation.plan import target_size
+from loratory.preparation.planner import Planner
 from loratory.preparation.shelf import (
     Shelf,
     adopted_shelf,
@@ -90,6 +90,11 @@ class Desk:
         return None if self.is_dataset else self._place
 
     @property
+    def folders(self) -> list[Path]:
+        """The concept folders that originals go to, whether they are there yet or not."""
+        return sorted({original.folder for shelf in self._shelves for original in shelf.originals.values()})
+
+    @property
     def defaults(self) -> Defaults:
         """What goes for pictures without a recipe of their own: of the originals, or of pictures that are as they
         are."""
@@ -139,7 +144,6 @@ class Desk:
         owned = {self.root / path for path in self.manifest.owners()}
         for number, shelf in enumerate(self._shelves):
             for entry in _entries_of(self.root, shelf, self.manifest):
-                owned.update(entry.outputs)
                 # Names of other folders could be those of pictures here.
                 name = entry.name if number == 0 else f"{shelf.key}/{entry.name}"
                 if self.is_dataset and not self._is_here(entry):
@@ -289,7 +293,16 @@ class Desk:
     def arrange(self, options: Options | None = None, *, looking: Progress = _silent) -> list[Arranged]:
         """What `build` would do, with nothing written."""
         chosen = options or Options()
-        return [arrange(shelf, self.manifest, None, chosen, looking, Event()) for shelf in self._shelves]
+        first = {
+            name: Original(name, entry.source, entry.source.parent)
+            for entry in self.entries
+            for shelf, name in (self._homes[entry.name],)
+            if shelf is None and entry.state == "stale"
+        }
+        shelves = [
+            replace(shelf, originals=shelf.originals | (first if shelf.adopted else {})) for shelf in self._shelves
+        ]
+        return [arrange(shelf, self.manifest, None, chosen, looking, Event()) for shelf in shelves]
 
     def preview(self, entry: Entry, recipe: Recipe, box_px: int) -> tuple[Image.Image, Image.Image]:
         """(before, after), each within `box_px` px: the original, and what the recipe makes of it.
@@ -311,13 +324,11 @@ def _root_of(place: Path, source: Path) -> Path:
 
 def _entries_of(root: Path, shelf: Shelf, manifest: Manifest) -> list[Entry]:
     records = manifest.of_folder(shelf.key)
-    originals = list(shelf.originals.values())
-    own = {name: str(record.done["name"]) for name, record in records.items() if "name" in record.done}
-    bases = name_outputs(originals, shelf.book.recipes, own) if shelf.problem is None else {}
+    planner = Planner(manifest, shelf, shelf.book.recipes) if shelf.problem is None else None
     entries: list[Entry] = []
-    for original in originals:
+    for original in shelf.originals.values():
         record = records.get(original.name)
-        outputs, state = _state(root, shelf, original, record, bases)
+        outputs, state = _state(root, shelf, original, record, planner)
         entries.append(Entry(original.name, original.path, outputs, state))
     for name, record in records.items():
         if name not in shelf.originals:
@@ -327,9 +338,9 @@ def _entries_of(root: Path, shelf: Shelf, manifest: Manifest) -> list[Entry]:
 
 
 def _state(
-    root: Path, shelf: Shelf, original: Original, record: Record | None, bases: Mapping[str, str]
+    root: Path, shelf: Shelf, original: Original, record: Record | None, planner: Planner | None
 ) -> tuple[tuple[Path, ...], State]:
-    if shelf.problem is not None:
+    if planner is None:
         return (), "new"
     recipe = shelf.book.recipe_of(original.name)
     if record is None:
@@ -340,8 +351,7 @@ def _state(
         return made or (original.folder / original.path.name,), "as it is" if record.done == adopt.AS_IT_IS else "stale"
     if record.stamp != stamp_of(original.path):
         return made, "stale"
-    look: Look = record.look
-    plan = plan_picture(original, bases.get(original.name, ""), recipe, shelf.book.defaults, look)
+    plan, _ = planner.plan(original, recipe, record.look)
     return plan.targets or made, state_of(root, record, plan)
 
 

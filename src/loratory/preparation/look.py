@@ -4,11 +4,12 @@ import os
 from pathlib import Path
 
 from loratory.imaging.opening import UnreadablePicture
-from loratory.imaging.reading import peek, read_picture
+from loratory.imaging.reading import Header, peek, read_picture
 from loratory.preparation.manifest import Look, Stamp, digest_of, stamp_of
 
-# What nothing is seen through, whatever its mode; all others are decoded to know.
+# What nothing is seen through; all others are decoded to know. PNG and TIFF may have a transparent colour in any mode.
 _OPAQUE_FORMATS = ("JPEG",)
+_OPAQUE_AS_RGB = ("WEBP", "AVIF", "BMP")
 _PLAIN_MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1")
 
 
@@ -19,7 +20,7 @@ def look_at(path: Path) -> tuple[Look, Stamp] | str:
         if stamp is None:
             return "its link leads nowhere" if path.is_symlink() else "is not there"
         header = peek(path)
-        picture = None if header.format in _OPAQUE_FORMATS else read_picture(path)
+        picture = None if _is_opaque(header) else read_picture(path)
         digest = digest_of(path)
     except UnreadablePicture as error:
         return error.reason
@@ -34,3 +35,7 @@ def look_at(path: Path) -> tuple[Look, Stamp] | str:
         and header.mode in _PLAIN_MODES
     )
     return Look(digest, header.format, header.size, transparent, is_plain, header.frames, picture is not None), stamp
+
+
+def _is_opaque(header: Header) -> bool:
+    return header.format in _OPAQUE_FORMATS or (header.format in _OPAQUE_AS_RGB and header.mode == "RGB")

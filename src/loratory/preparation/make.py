@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,17 +69,25 @@ def make(plan: Plan, enlarge: Enlarge = lanczos) -> Made | Failure:
 
 
 class Maker:
-    """Makes pictures that need a network, which is loaded when the first does."""
+    """Makes pictures that need a network, which is loaded when the first does.
 
-    def __init__(self, stop: Event) -> None:
+    tell: is given what could not be done as asked, a sentence each.
+    """
+
+    def __init__(self, stop: Event, tell: Callable[[str], None]) -> None:
         self._stop = stop
+        self._tell = tell
         self._upscalers: dict[str, Upscaler] = {}
 
     def make(self, plan: Plan) -> Made | Failure:
         """As `make`."""
 
         def enlarge(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-            return self._upscaler(plan.settled.upscaler).enlarge(picture, size, stop=self._stop)
+            upscaler = self._upscaler(plan.settled.upscaler)
+            try:
+                return upscaler.enlarge(picture, size, stop=self._stop)
+            finally:
+                self._tell_notes(upscaler)
 
         try:
             return make(plan, enlarge)
@@ -86,6 +95,10 @@ class Maker:
             return Failure("stopped")
         except Exception as error:  # noqa: BLE001 - of torch, such as memory that ran out: costs this picture alone
             return Failure(f"{type(error).__name__}: {error}")
+
+    def _tell_notes(self, upscaler: "Upscaler") -> None:
+        while upscaler.notes:
+            self._tell(upscaler.notes.pop(0))
 
     def _upscaler(self, name: str) -> "Upscaler":
         if name not in self._upscalers:

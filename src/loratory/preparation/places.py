@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from unicodedata import category
 
 from loratory.dataset.findings import shown
 from loratory.dataset.listing import IMAGE_EXTENSIONS, extension, list_folder, parse_folder_name
@@ -17,8 +16,6 @@ ORIGINALS = f"{STATE}/originals"
 EXTENSIONS = IMAGE_EXTENSIONS | {".gif", ".tif", ".tiff", ".heic", ".heif", ".jxl", ".jfif"}
 
 _DEEPEST = 5
-# Control characters, halves of characters, and what breaks a line.
-_UNSAFE = ("Cc", "Cs", "Zl", "Zp")
 
 
 @dataclass(frozen=True)
@@ -41,17 +38,25 @@ def has_concepts(directory: Path) -> bool:
         return False
 
 
-def find_pictures(source: Path, without: Path | None = None) -> Iterator[tuple[str, Path]]:
+def find_pictures(
+    source: Path, without: Path | None = None, *, unreadable: list[tuple[Path, str]] | None = None
+) -> Iterator[tuple[str, Path]]:
     """(folders between with "/", file) of each picture below `source`, five deep, sorted by folder and name.
 
     Hidden folders, `without`, and folders that links lead back to are left out. Raises LoratoryError when `source`
-    cannot be listed; a folder below it that cannot is left out.
+    cannot be listed; folders below it that cannot go to `unreadable`, with the reason.
     """
-    yield from _pictures(source, "", without, set(), _DEEPEST)
+    refused: list[tuple[Path, str]] = [] if unreadable is None else unreadable
+    yield from _pictures(source, "", without, refused, set(), _DEEPEST)
 
 
 def _pictures(
-    directory: Path, below: str, without: Path | None, seen: set[tuple[int, int]], depth: int
+    directory: Path,
+    below: str,
+    without: Path | None,
+    refused: list[tuple[Path, str]],
+    seen: set[tuple[int, int]],
+    depth: int,
 ) -> Iterator[tuple[str, Path]]:
     try:
         status = directory.stat()
@@ -62,6 +67,7 @@ def _pictures(
     except OSError as error:
         if depth == _DEEPEST:
             raise LoratoryError(f"{directory} cannot be read ({error.strerror}).", hint="Check the path.") from error
+        refused.append((directory, f"cannot be read ({error.strerror})"))
         return
     for name in listing.names:
         if extension(name) in EXTENSIONS and not name.startswith("."):
@@ -70,7 +76,8 @@ def _pictures(
         for entry in listing.directories:
             path = Path(entry.path)
             if not entry.name.startswith(".") and path != without:
-                yield from _pictures(path, f"{below}/{entry.name}" if below else entry.name, without, seen, depth - 1)
+                deeper = f"{below}/{entry.name}" if below else entry.name
+                yield from _pictures(path, deeper, without, refused, seen, depth - 1)
 
 
 def recipe_name(below: str, file_name: str) -> str:
@@ -108,9 +115,9 @@ def existing_folder(parent: Path, name: str) -> Path:
 
 
 def safe_name(name: str) -> str:
-    """A file name that every disk and trainer takes: valid UTF-8, no control characters, no path."""
+    """A file name that every disk and trainer takes: valid UTF-8, nothing that is not shown, no path."""
     text = os.fsencode(name).decode("utf-8", "replace")
-    text = "".join("_" if c in "/\N{REPLACEMENT CHARACTER}" or category(c) in _UNSAFE else c for c in text)
+    text = "".join("_" if c in "/\N{REPLACEMENT CHARACTER}" or not c.isprintable() else c for c in text)
     text = text.strip(". ") or "_"
     while len(text.encode()) > 200:
         text = text[:-1]

@@ -25,7 +25,7 @@ class Shelf:
 
     key: the folder as `Record.folder` tells it. originals: by their name in the recipes, in the order in which they are
     done. problem: why nothing of it can be made, None where it can. adopted: whether these are originals of pictures
-    that lay in the training folder before.
+    that lay in the training folder before. unreadable: folders below whose pictures are not known, and why.
     """
 
     folder: Path
@@ -34,6 +34,7 @@ class Shelf:
     originals: dict[str, Original] = field(default_factory=dict[str, Original])
     problem: LoratoryError | None = None
     adopted: bool = False
+    unreadable: list[tuple[Path, str]] = field(default_factory=list[tuple[Path, str]])
 
 
 def folder_key(root: Path, folder: Path) -> str:
@@ -53,7 +54,7 @@ def source_shelf(root: Path, source: Path, destination: Path | None, book: Recip
             hint=f"`loratory prepare {source} TRAINING_FOLDER --token NAME` says it once.",
         )
     tokens = concept_tokens(book)
-    for below, path in find_pictures(source, without=destination):
+    for below, path in find_pictures(source, without=destination, unreadable=shelf.unreadable):
         name = recipe_name(below, path.name)
         place = (
             source if destination is None else concept_folder(destination, below, book.prepare.repeats, tokens or "?")
@@ -91,7 +92,10 @@ def recorded_shelf(root: Path, key: str, manifest: Manifest) -> Shelf:
     for name, record in sorted(manifest.of_folder(key).items()):
         made = [root / output.path for output in record.outputs] or [root / path for path in record.captions]
         path = folder / name
-        if made and path.exists():
+        why = _refusal(path)
+        if why and (path.parent, why) not in shelf.unreadable:
+            shelf.unreadable.append((path.parent, why))
+        if made and os.path.exists(path):  # noqa: PTH110 - which does not mind a folder that cannot be read
             shelf.originals[name] = Original(name, path, made[0].parent)
     return shelf
 
@@ -99,9 +103,21 @@ def recorded_shelf(root: Path, key: str, manifest: Manifest) -> Shelf:
 def recipes_file(source: Path, root: Path) -> Path:
     """Where the recipes of `source` stand: beside the originals, or with the dataset where those cannot be written."""
     beside, inside = source / RECIPES, root / STATE / RECIPES
-    if beside.exists() or (os.access(source, os.W_OK) and not inside.exists()):
+    # Which do not mind a folder that cannot be read.
+    if os.path.exists(beside) or (os.access(source, os.W_OK) and not os.path.exists(inside)):  # noqa: PTH110
         return beside
     return inside
+
+
+def _refusal(path: Path) -> str:
+    """Why it is not known whether a file is there; "" where it is."""
+    try:
+        path.stat()
+    except PermissionError as error:
+        return f"cannot be read ({error.strerror})"
+    except OSError:
+        return ""
+    return ""
 
 
 def concept_tokens(book: RecipeBook) -> str:

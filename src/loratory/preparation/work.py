@@ -1,13 +1,12 @@
 """A build from beginning to end: look, choose what is open, make, and let the captions follow."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 
 from loratory.dataset.findings import shown
-from loratory.dataset.listing import list_folder, pictures
+from loratory.dataset.listing import pictures
 from loratory.errors import LoratoryError
 from loratory.imaging.recipe import Recipe
 from loratory.imaging.workers import Failure, mapped
@@ -16,9 +15,10 @@ from loratory.preparation.build import Build, Progress, Report, preparing, remov
 from loratory.preparation.captions import Wanted, caption_extension, caption_of, commit, plan_captions
 from loratory.preparation.look import look_at
 from loratory.preparation.manifest import Look, Manifest, Record, Stamp, stamp_of
-from loratory.preparation.naming import claim, name_outputs, natural_name
+from loratory.preparation.naming import natural_name
 from loratory.preparation.places import STATE, Original
-from loratory.preparation.plan import Plan, duplicates, no_longer_true, plan_picture, take_turns
+from loratory.preparation.plan import Plan, duplicates, no_longer_true, take_turns
+from loratory.preparation.planner import Planner
 from loratory.preparation.shelf import Shelf, follow_renamed
 
 _UNSEEN = Look("", "", (1, 1))
@@ -59,7 +59,7 @@ def arrange(
     shelf: Shelf, manifest: Manifest, names: set[str] | None, options: Options, looking: Progress, stop: Event
 ) -> Arranged:
     """Looks at the originals of `names` (None: all) and settles what is open. Nothing is written."""
-    arranged = Arranged(shelf)
+    arranged = Arranged(shelf, unreadable=[*shelf.unreadable])
     if shelf.problem is not None:
         raise shelf.problem
     records = manifest.of_folder(shelf.key)
@@ -78,7 +78,11 @@ def arrange(
     arranged.gone = [
         record
         for name, record in records.items()
-        if name not in shelf.originals and name not in finished and (names is None or name in names)
+        if name not in shelf.originals
+        and name not in finished
+        and (names is None or name in names)
+        # Whether they are gone is not known where the folder cannot be read.
+        and not any((shelf.folder / name).is_relative_to(folder) for folder, _ in shelf.unreadable)
     ]
     recipes = dict(shelf.book.recipes)
     looks: dict[str, Look] = {}
@@ -107,54 +111,25 @@ def arrange(
         recipes |= {name: replace(shelf.book.recipe_of(name), skip=True) for name in arranged.doubles}
     arranged.chosen = take_turns(ready, recipes, looks, shelf.book.defaults)
     recipes |= arranged.chosen
-    own = {name: str(record.done["name"]) for name, record in records.items() if "name" in record.done}
-    taken = [
-        manifest.root / output.path
-        for record in manifest.records.values()
-        if record.folder != shelf.key
-        for output in record.outputs
-    ]
-    bases = name_outputs(list(shelf.originals.values()), recipes, own, taken)
-    claimed = {claim(one.folder, bases[one.name]) for one in shelf.originals.values() if one.name in bases}
-    homes = _homes(manifest, shelf) if shelf.adopted else {}
+    planner = Planner(manifest, shelf, recipes)
     for original in ready:
         recipe = recipes.get(original.name) or Recipe()
-        base = bases.get(original.name, "")
-        wanted = natural_name(original) if not recipe.name else base
         try:
-            plan = plan_picture(original, base, recipe, shelf.book.defaults, looks[original.name])
-            number = 1
-            while shelf.adopted and any(homes.get(target, original) is not original for target in plan.targets):
-                while claim(original.folder, base) in claimed:
-                    number += 1
-                    base = f"{wanted}-{number}"
-                claimed.add(claim(original.folder, base))
-                plan = plan_picture(original, base, recipe, shelf.book.defaults, looks[original.name])
-            if not recipe.skip and base != wanted:
-                # Written down, so that pictures that come later take no name away.
-                recipe = arranged.chosen[original.name] = replace(recipe, name=base)
-                plan = replace(plan, recipe=recipe)
-                if original.name not in own:
-                    arranged.notes.append(
-                        f"{shown(original.name)} becomes {shown(base)}: another picture is called {shown(wanted)}."
-                    )
+            plan, name = planner.plan(original, recipe, looks[original.name])
         except LoratoryError as error:
             arranged.unreadable.append((original.path, error.message))
             continue
+        if name:
+            # Written down, so that pictures that come later take no name away.
+            arranged.chosen[original.name] = replace(recipe, name=name)
+            plan = replace(plan, recipe=arranged.chosen[original.name])
+            if original.name not in planner.named:
+                taken = recipe.name or natural_name(original)
+                arranged.notes.append(
+                    f"{shown(original.name)} becomes {shown(name)}: another picture is called {shown(taken)}."
+                )
         arranged.plans.append(plan)
     return arranged
-
-
-def _homes(manifest: Manifest, shelf: Shelf) -> dict[Path, Original | None]:
-    """The places in a training folder that are taken: by an original that is to come back there one day, or, None, by
-    a picture that lies there as it is."""
-    owned = manifest.owners()
-    homes: dict[Path, Original | None] = {}
-    for folder in {original.folder for original in shelf.originals.values()}:
-        with suppress(OSError):  # it is not there any more
-            paths = (folder / name for name in list_folder(folder).names)
-            homes |= {path: None for path in paths if path.relative_to(manifest.root).as_posix() not in owned}
-    return homes | {original.folder / original.path.name: original for original in shelf.originals.values()}
 
 
 def work(

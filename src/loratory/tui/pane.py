@@ -197,6 +197,8 @@ class Pane(Screen[None]):
         prompt.close()
         if event.key == "enter":
             self._try(lambda: answered(text))
+        else:
+            self.tell(Told(""))  # what was told went with the question
         self.look()
 
     # --- keys ---

@@ -4,14 +4,10 @@ from collections.abc import Iterator
 
 from loratory.editing.checks.finding import Fix, RecipeFix, Said
 from loratory.editing.checks.picture_context import PictureContext, Pictured
+from loratory.imaging.quality import BLOCKY, LITTLE_DETAIL, NOISY, TEXTURED
 
-# Measured on drawings, renders and photographs, each as it is, blurred, enlarged, compressed and with noise: what is
-# good stays on the good side of each, at the cost of missing weaker cases.
 # Of the usual sharpness of the set: only the other pictures tell what a soft style is.
 _BLURRED_SHARE = 0.35
-_LITTLE_DETAIL = 0.85
-_BLOCKY = 0.6
-_NOISY = 2.5
 _GREY_TAGS = (
     "greyscale", "grayscale", "monochrome", "black_and_white", "lineart", "line_art", "sketch", "sepia",
     "black_and_white_photo", "pencil_drawing",
@@ -29,18 +25,18 @@ def quality(picture: Pictured, context: PictureContext) -> Iterator[Said]:
             "tag it as blurred."
         )
         yield Said("blurred", "note", message)
-    if facts.detail < _LITTLE_DETAIL:
+    if facts.detail < LITTLE_DETAIL:
         message = (
             f"Its detail fills {facts.detail:.0%} of its size: it was enlarged before, and blur is learnt. Look for "
             "the original."
         )
         renew = Fix("shrink and upscale it", RecipeFix({"clean": "downscale"}), automatic=False)
         yield Said("enlarged", "note", message, (), (renew,))
-    if facts.blockiness >= _BLOCKY:
+    if facts.blockiness >= BLOCKY:
         message = "The blocks of strong compression show, and are learnt. Look for a better copy, or clean it."
         clean = Fix("smooth it", RecipeFix({"clean": "adverse"}), automatic=False)
         yield Said("compressed", "note", message, (), (clean,))
-    elif facts.residual >= _NOISY:
+    elif NOISY <= facts.residual < TEXTURED:
         message = (
             "Its flat areas are noisier than drawing leaves them. It may be adversarial noise (Glaze, Nightshade), or "
             "just grain, paper or compression: look at it closely. Cleaning takes such noise away, with some detail."

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from loratory.dataset.buckets import Placement, place_image
+from loratory.config.schema import DatasetSettings
+from loratory.dataset.buckets import Placement, Size, place_image
 from loratory.editing.checks.finding import Fix, RecipeFix, Said
 from loratory.editing.checks.picture_context import PictureContext, Pictured
 from loratory.errors import LoratoryError
-from loratory.imaging.background import suggested_crop, won_share
+from loratory.imaging.background import suggested_crop
+from loratory.imaging.recipe import Box
 
 MOST_PX = 3000
 # Rounding to bucket steps enlarges by a few per cent what is just large enough.
@@ -15,7 +18,7 @@ _ENLARGED, _MUCH_ENLARGED, _TOO_SMALL = 1.1, 2.0, 4.0
 _CUT, _MUCH_CUT = 1 / 6, 1 / 3
 _FEWEST_PX = 32
 # A crop that makes the subject half as large again is worth a line; less is a matter of taste.
-_WON = 1 / 3
+_WON = 1.5
 _SHEET_TAG = {"danbooru": "multiple_views", "e621": "multiple_angles", "natural": "multiple_views"}
 _SHEET_TAGS = (
     "multiple_views", "multiple_angles", "multiple_poses", "reference_sheet", "model_sheet", "character_sheet",
@@ -28,6 +31,16 @@ _SEVERAL_TAGS = (
 _LOW_RES_TAGS = {"danbooru": "lowres", "e621": "low_res", "natural": "low resolution"}
 
 
+class _Crop(NamedTuple):
+    """size: what is left, in words. won: how many times as many px of training the subject gets. lost: share of what is
+    left that its bucket cuts off."""
+
+    size: str
+    won: float
+    lost: float
+    fix: Fix
+
+
 def size_and_shape(picture: Pictured, context: PictureContext) -> Iterator[Said]:
     """What training makes of a picture's sides."""
     width, height = picture.facts.size
@@ -37,7 +50,7 @@ def size_and_shape(picture: Pictured, context: PictureContext) -> Iterator[Said]
         placement = place_image((width, height), context.dataset)
     except LoratoryError:  # settings without any bucket, which a run refuses
         return
-    crop = _crop(picture)
+    crop = _cropped(picture, placement, context)
     if min(width, height) < _FEWEST_PX or _aspect(width, height) > 2 * _longest_aspect(context):
         yield _extreme(picture, placement, crop)
         return
@@ -47,9 +60,12 @@ def size_and_shape(picture: Pictured, context: PictureContext) -> Iterator[Said]
         )
         yield Said("too-large", "note", message, (), (Fix(f"shrink to {MOST_PX} px", _shrunk()),))
     yield from _enlarged(picture, placement, context)
-    yield from _cut(placement)
-    if crop is not None:
-        yield crop
+    yield from _cut(placement, crop)
+    if crop is not None and crop.won >= _WON:
+        message = (
+            f"Much of it is empty ground: cropped to {crop.size} px, the subject gets {crop.won:.1f} times as many px."
+        )
+        yield Said("empty-ground", "note", message, (), (crop.fix,))
 
 
 def sheet(picture: Pictured, context: PictureContext) -> Iterator[Said]:
@@ -97,16 +113,18 @@ def low_res_untagged(picture: Pictured, context: PictureContext) -> Iterator[Sai
     yield Said("low-res-untagged", "note", message, (), context.adding((name,), picture.item))
 
 
-def _cut(placement: Placement) -> Iterator[Said]:
+def _cut(placement: Placement, crop: _Crop | None) -> Iterator[Said]:
     lost = cut_share(placement)
     if lost < _CUT:
         return
     bucket = f"{placement.bucket[0]}x{placement.bucket[1]}"
+    fixes = (crop.fix,) if crop is not None and crop.lost < _CUT else ()
+    said = f"Cropped to {crop.size} px it loses empty ground alone" if crop and fixes else "Crop it to what matters"
     message = (
-        f"{lost:.0%} of the picture is cut away for its bucket of {bucket} px. Crop it yourself to what matters, or "
-        "raise dataset.max_bucket_reso."
+        f"{lost:.0%} of the picture is cut away for its bucket of {bucket} px. {said}; other buckets come with "
+        "dataset.min_bucket_reso and max_bucket_reso."
     )
-    yield Said("crop-loss", "warning" if lost >= _MUCH_CUT else "note", message)
+    yield Said("crop-loss", "warning" if lost >= _MUCH_CUT else "note", message, (), fixes)
 
 
 def cut_share(placement: Placement) -> float:
@@ -114,27 +132,46 @@ def cut_share(placement: Placement) -> float:
     return 1 - math.prod(placement.bucket) / math.prod(placement.resized)
 
 
-def _crop(picture: Pictured) -> Said | None:
-    facts = picture.facts
+def _cropped(picture: Pictured, placement: Placement, context: PictureContext) -> _Crop | None:
+    """What is left when plain ground is cut away, where that costs nothing of the subject."""
+    facts, dataset = picture.facts, context.dataset
     box = None if facts.ground is None else suggested_crop(facts.ground, facts.size)
-    won = 0.0 if box is None else won_share(facts.size, box)
-    if box is None or won < _WON:
+    if box is None:
         return None
+    box = _shaped(box, facts.size, dataset)
     width, height = box[2] - box[0], box[3] - box[1]
-    message = (
-        f"Much of it is empty ground: cropped to {width}x{height} px, the subject gets {1 / (1 - won):.1f} times as "
-        "many px."
-    )
-    return Said("empty-ground", "note", message, (), (Fix(f"crop to {width}x{height} px", RecipeFix({"crop": box})),))
+    trained = place_image((width, height), dataset)
+    if cut_share(trained) >= max(_CUT, cut_share(placement)):
+        return None
+    won = (trained.resized[0] / width * facts.size[0] / placement.resized[0]) ** 2
+    fix = Fix(f"crop to {width}x{height} px", RecipeFix({"crop": box}))
+    return _Crop(f"{width}x{height}", won, cut_share(trained), fix)
 
 
-def _extreme(picture: Pictured, placement: Placement, crop: Said | None) -> Said:
+def _shaped(box: Box, size: Size, dataset: DatasetSettings) -> Box:
+    """The box with as much more of the picture as the shape of its bucket has room for, else a bucket would cut off
+    the subject. size: (width, height) of the picture."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    across, along = place_image((width, height), dataset).bucket
+    left, right = _widened(box[0], box[2], max(width, round(height * across / along)), size[0])
+    top, bottom = _widened(box[1], box[3], max(height, round(width * along / across)), size[1])
+    return left, top, right, bottom
+
+
+def _widened(first: int, last: int, to: int, limit: int) -> tuple[int, int]:
+    """A range widened to both sides within 0 to `limit`; what one side has no room for goes to the other."""
+    to = min(to, limit)
+    start = min(max(0, first - (to - (last - first)) // 2), limit - to)
+    return start, start + to
+
+
+def _extreme(picture: Pictured, placement: Placement, crop: _Crop | None) -> Said:
     width, height = picture.facts.size
     lost = cut_share(placement)
     cut = f": {min(lost, 0.99):.0%} of it would be cut away" if lost >= _CUT else ""
     message = f"{width}x{height} px is no shape to train{cut}. Crop it, or leave it out."
     skip = Fix("leave the picture out", RecipeFix({"skip": True}), automatic=False)
-    return Said("extreme-aspect", "warning", message, (), (*(() if crop is None else crop.fixes), skip))
+    return Said("extreme-aspect", "warning", message, (), (*(() if crop is None else (crop.fix,)), skip))
 
 
 def _longest_aspect(context: PictureContext) -> float:

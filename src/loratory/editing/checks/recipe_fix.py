@@ -1,7 +1,6 @@
 """What fixes of pictures come to: changes of their recipes, and the pictures built anew."""
 
 import math
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,7 +12,7 @@ from loratory.dataset.listing import extension, stem
 from loratory.editing.checks.finding import CaptionFinding, RecipeFix
 from loratory.imaging.opening import UnreadablePicture
 from loratory.imaging.reading import peek
-from loratory.imaging.recipe import Box, Defaults, Recipe
+from loratory.imaging.recipe import Box, Defaults, Recipe, in_original
 from loratory.preparation.places import ORIGINALS
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from loratory.preparation.build import Report
     from loratory.preparation.desk import Desk, Entry
 
-# Most disks allow 255; the rest is for what is written beside it for a moment.
-_LONGEST_NAME_BYTES = 200
 _BOXES = ("crop", "split", "erase")
 
 BuildProgress = Callable[[int, int, str], None]
@@ -91,20 +88,13 @@ def plan_recipes(
         if entry is None:
             refused.append((path, "it is no picture that can be prepared"))
             continue
-        if len(os.fsencode(path.name)) > _LONGEST_NAME_BYTES:
-            refused.append((path, "its name is too long to put the original aside: shorten it first"))
-            continue
         before = after[entry.name].after if entry.name in after else desk.recipe_of(entry)
-        if any(changes.get(field) for field in _BOXES):
-            if _is_reshaped(before):
-                # A box of what was made is another one in the original.
-                refused.append((path, "its recipe crops, splits or flips it already: change that recipe instead"))
-                continue
-            changes = _in_original(changes, path, entry.source)
+        if any(changes.get(field) for field in _BOXES) and _place(path) != _place(entry.source):
+            changes, why = _in_original(changes, path, entry, desk.recipe_of(entry))
+            refused += [(path, why)] if why else []
         if "format" in changes and not before.name and stems[_stem_of(entry)] > 1:
-            name = f"{stem(entry.source.name)}_{extension(entry.source.name)[1:]}"
-            changes = {"name": name, **changes}
-        recipe = _changed(before, changes, turns)
+            changes = {"name": f"{stem(entry.source.name)}_{extension(entry.source.name)[1:]}", **changes}
+        recipe = fixed(before, changes, turns, Defaults().backgrounds)
         prepared_for = desk.settled(entry, recipe).resolution
         if changes.get("upscale") == "auto" and _is_made_elsewhere(entry, desk) and prepared_for is not None:
             # Recipes say whether a picture is upscaled; how large is said once, for all of the originals.
@@ -116,7 +106,6 @@ def plan_recipes(
         if recipe == before:
             unchanged += 1
         else:
-            turns[recipe.background] += 1
             first = after[entry.name].before if entry.name in after else before
             after[entry.name] = RecipeChange(path, entry.name, first, recipe)
     upscales = any(change.after.upscale == "auto" for change in after.values())
@@ -136,14 +125,24 @@ def take(
     return desk.build(entries, progress=progress or (lambda done, total, name: None), stop=stop or Event())
 
 
-def _changed(before: Recipe, changes: Mapping[str, Any], turns: Counter[str]) -> Recipe:
+def fixed(before: Recipe, changes: Mapping[str, Any], turns: Counter[str], backgrounds: Sequence[str]) -> Recipe:
+    """The recipe with the changes of a `RecipeFix`, their boxes in px of the original.
+
+    turns: how often each background is used. Where one is asked for, it is the one of `backgrounds` that is used least,
+    which is counted.
+    """
     values: dict[str, Any] = dict(changes)
     if values.get("skip"):
         return replace(before, skip=True)  # what is left out needs no other change
     if values.get("background") == "":
-        values["background"] = before.background or min(Defaults().backgrounds, key=lambda name: turns[name])
+        values["background"] = before.background or min(backgrounds, key=lambda name: turns[name], default="white")
+        turns[values["background"]] += not before.background
     if "erase" in values:
-        values["erase"] = (*before.erase, *(box for box in values["erase"] if box not in before.erase))
+        values["erase"] = tuple(dict.fromkeys((*before.erase, *values["erase"])))
+    if values.get("split"):
+        values["crop"] = None
+    elif values.get("crop"):
+        values["split"] = ()
     return replace(before, **values)
 
 
@@ -167,27 +166,26 @@ def _place(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
-def _in_original(changes: Mapping[str, Any], made: Path, source: Path) -> dict[str, Any]:
-    """Changes with their boxes in px of the original, which what was made may show larger or smaller."""
+def _in_original(
+    changes: Mapping[str, Any], made: Path, entry: "Entry", recipe: Recipe
+) -> tuple[dict[str, Any], str]:
+    """Changes with their boxes in px of the original that `recipe` made the picture of; without boxes where that
+    cannot be told, and why."""
+    others = {field: value for field, value in changes.items() if field not in _BOXES}
+    if entry.state == "stale":
+        return others, "its recipe has changed since it was made: build it first"
     try:
-        shown, original = peek(made).size, peek(source).size
-    except UnreadablePicture:
-        return dict(changes)
-    if shown == original:
-        return dict(changes)
-
-    def scaled(box: Box) -> Box:
-        (width, height), (to_width, to_height) = shown, original
-        left, right = (round(side * to_width / width) for side in (box[0], box[2]))
-        top, bottom = (round(side * to_height / height) for side in (box[1], box[3]))
-        return left, top, right, bottom
-
-    boxes = {
-        field: scaled(changes[field]) if field == "crop" else tuple(map(scaled, changes[field]))
-        for field in _BOXES
-        if changes.get(field)
-    }
-    return {**changes, **boxes}
+        shown, original = peek(made).size, peek(entry.source).size
+    except UnreadablePicture as error:
+        return others, error.reason
+    placed: dict[str, Any] = {}
+    for field in changes.keys() - others.keys():
+        asked = (changes[field],) if field == "crop" else changes[field]
+        boxes = [in_original(box, shown, recipe, original) for box in asked]
+        if None in boxes:
+            return others, "its recipe splits it: change that recipe instead"
+        placed[field] = boxes[0] if field == "crop" else tuple(boxes)
+    return others | placed, ""
 
 
 def _is_made_elsewhere(entry: "Entry", desk: "Desk") -> bool:
@@ -198,10 +196,6 @@ def _is_made_elsewhere(entry: "Entry", desk: "Desk") -> bool:
 def _prepared_for(prepared: tuple[int, int], resolution: tuple[int, int]) -> str:
     said, wanted = (f"{width}x{height}" for width, height in (prepared, resolution))
     return f"it was prepared for {said} px: prepare the originals with --resolution {wanted}"
-
-
-def _is_reshaped(recipe: Recipe) -> bool:
-    return recipe.crop is not None or bool(recipe.split) or recipe.flip
 
 
 def _shown(value: Any) -> str:

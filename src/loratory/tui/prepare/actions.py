@@ -65,7 +65,7 @@ BOX_ACTIONS: tuple[Action, ...] = (
     Action("handle", ("tab",), "what moves: top left corner, bottom right corner, the box", _BOXES, short="corner"),
     Action("step", tuple("0123456789"), "px of a step; 0 for the usual step", _BOXES),
     Action("ratio", ("r",), "proportions: free, 1:1, 4:5, 3:4, 2:3, 9:16 and the like lying", _BOXES, short="ratio"),
-    Action("suggested", ("a",), "the box around the subject, or around each figure", _BOXES, short="suggest"),
+    Action("suggested", ("a",), "the box around the subject, or around each figure", _BOXES, short="auto"),
     Action("another", ("m",), "mark another box: several make a picture each", _BOXES),
     Action("next-box", ("n",), "the next box", _BOXES),
     Action("previous-box", ("N",), "the previous box", _BOXES),

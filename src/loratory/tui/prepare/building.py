@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loratory.dataset.balance import MOST_REPEATS
 from loratory.dataset.findings import shown
 from loratory.dataset.listing import pictures
 from loratory.errors import LoratoryError
@@ -42,7 +43,10 @@ class Building(Verb):
 
     def _build(self, name: str | None, count: int) -> None:
         self._screen.work.build(name, count, self._built)
-        self._tell(f"building {pictures(count)} · R stops it, all else goes on")
+        snapshot = self._screen.snapshot
+        place = None if snapshot is None else snapshot.destination
+        into = "" if place is None else f" into {shown(place.name)}"
+        self._tell(f"building {pictures(count)}{into} · R stops it, all else goes on")
         self._screen.watch_build()
 
     def stop(self) -> None:
@@ -66,7 +70,7 @@ class Building(Verb):
         if snapshot.is_dataset or snapshot.destination is not None:
             go_on()
         else:
-            self._ask_place(snapshot.prepare, go_on)
+            self._ask_place(snapshot, go_on)
 
     def set_up(self) -> None:
         """Asks where pictures go, and what they are called there."""
@@ -76,43 +80,61 @@ class Building(Verb):
         if snapshot.is_dataset:
             self._tell("these pictures lie in a training folder already: they stay there")
             return
-        self._ask_place(snapshot.prepare, lambda: self._tell("r builds what is pending"))
+        self._ask_place(snapshot, lambda: self._tell("r builds what is pending"))
 
-    def _ask_place(self, prepare: "Prepare", go_on: Callable[[], None]) -> None:
-        """Asks for the training folder, the token, the class and the repeats, and writes them down."""
-        screen = self._screen
+    def _ask_place(self, snapshot: Snapshot, go_on: Callable[[], None]) -> None:
+        """Asks for the training folder, the token, the class, the repeats and the resolution, and writes them down."""
+        screen, prepare = self._screen, snapshot.prepare
         name = screen.session.directory.name
         told: dict[str, str] = {}
 
+        def ask(number: int, why: str, label: str, text: str, answered: Callable[[str], object]) -> None:
+            self._tell(f"{number} of 5: {why}")
+            screen.ask(label, text, answered)
+
         def ask_token(text: str) -> None:
             told["destination"] = text.strip() or f"../{name}-train"
-            screen.ask("token to prompt with", prepare.token, ask_class)
+            why = "the word to prompt with; the concept folder is named by it"
+            ask(2, why, "token", prepare.token, ask_class)
 
         def ask_class(text: str) -> None:
             told["token"] = text.strip()
-            screen.ask("what it is (class), may be empty", prepare.class_token, ask_repeats)
+            ask(3, "what it is, such as mammal or woman; may be empty", "class", prepare.class_token, ask_repeats)
 
         def ask_repeats(text: str) -> None:
             told["class_token"] = text.strip()
-            screen.ask("repeats of the folder", str(prepare.repeats if prepare.repeats > 1 else 10), take)
+            repeats = prepare.repeats if prepare.repeats > 1 else 10
+            ask(4, "how often an epoch trains each picture", "repeats", str(repeats), ask_resolution)
 
-        def take(text: str) -> None:
-            repeats = int(text) if text.strip().isdecimal() else 0
-            if not 1 <= repeats <= 10_000:
-                self._tell("repeats are a whole number from 1 on: P asks again", wrong=True)
+        def ask_resolution(text: str) -> None:
+            repeats = int(text) if _is_number(text) else 0
+            if not 1 <= repeats <= MOST_REPEATS:
+                self._tell(f"repeats are a whole number from 1 to {MOST_REPEATS}: P asks again", wrong=True)
                 return
-            self._remember(replace(prepare, repeats=repeats, **told), go_on)
+            width, height = snapshot.trained_by.resolution_wh
+            now = str(width) if width == height else f"{width}x{height}"
+            settled = replace(prepare, repeats=repeats, **told)
+            why = "px that it is trained at, 1024 for SDXL; smaller pictures are enlarged to it"
+            ask(5, why, "resolution", now, lambda text: take(settled, text))
 
-        screen.ask("training folder", prepare.destination or f"../{name}-train", ask_token)
+        def take(settled: "Prepare", text: str) -> None:
+            resolution = _resolution(text)
+            if resolution is None:
+                self._tell("a resolution is 1024, or 832x1216: P asks again", wrong=True)
+            else:
+                self._remember(settled, resolution, go_on)
 
-    def _remember(self, prepare: "Prepare", go_on: Callable[[], None]) -> None:
+        why = f"the training folder, seen from {shown(name)}; nothing is ever written into the originals"
+        ask(1, why, "training folder", prepare.destination or f"../{name}-train", ask_token)
+
+    def _remember(self, prepare: "Prepare", resolution: tuple[int, int], go_on: Callable[[], None]) -> None:
         directory = self._screen.session.directory
 
         def write(desk: "Desk") -> None:
             from loratory.preparation.places import check_folders
 
             check_folders(directory, Path(directory, Path(prepare.destination).expanduser()))
-            desk.set_up(prepare, desk.defaults)
+            desk.set_up(prepare, replace(desk.defaults, resolution=resolution))
             # Where they go decides which file and which dataset they belong to.
             desk.rescan()
 
@@ -124,6 +146,18 @@ class Building(Verb):
             go_on()
 
         self._screen.work.use_desk(write, done)
+
+
+def _is_number(text: str) -> bool:
+    return text.strip().isascii() and text.strip().isdecimal() and len(text.strip()) < 9
+
+
+def _resolution(text: str) -> tuple[int, int] | None:
+    """(width, height) in px of "512" or "640x448"; None for anything else."""
+    sides = text.strip().lower().split("x")
+    if len(sides) not in (1, 2) or not all(_is_number(side) and 64 <= int(side) <= 8192 for side in sides):
+        return None
+    return int(sides[0]), int(sides[-1])
 
 
 def _told_of_build(reports: "Sequence[Report]") -> Told:

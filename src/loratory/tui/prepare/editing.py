@@ -127,7 +127,7 @@ class Editing(Verb):
             return
         recipe = self._state.recipe(entry)
         rows = [TableRow(name, name) for name in BACKGROUNDS]
-        rows += [TableRow("the colour that has its turn", ""), TableRow("another: #rrggbb", "#")]
+        rows += [TableRow("the colour whose turn it is", ""), TableRow("another: #rrggbb", "#")]
 
         def chosen(choice: Choice[str] | None) -> None:
             if choice is None:

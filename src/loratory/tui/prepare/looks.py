@@ -156,7 +156,7 @@ class DifferenceLook:
         else:
             after = _side_by_side(_made(self.path, self.recipe, self.defaults))
             # What a network enlarges is enlarged plainly here.
-            where = "changed," if self.recipe.clean == "none" else "roughly"
+            where = "changed," if self.recipe.clean == "none" else "about"
         ratio = psnr(before, after)
         self.studio.note(self, "nothing is changed" if isinf(ratio) else f"{where} PSNR {ratio:.1f} dB")
         return difference(before, after)

@@ -41,10 +41,12 @@ class Marking:
         recipe = self._state.recipe(entry)
         if kind == "erase":
             marked = tuple(clamped(box, size) for box in recipe.erase)
+            self._tell(Told("what is in the box is filled from around it; Enter takes it, Esc leaves it as it was"))
             self._state.begin_boxes(Boxes("erase", size, marked).added())
         else:
             boxes = Boxes("crop", size, (whole(size),))
             marked = recipe.split or ((recipe.crop,) if recipe.crop else ())
+            self._tell(Told("what is in the box is kept; Enter takes it, Esc leaves the picture as it was"))
             self._state.begin_boxes(boxes.replaced(marked) if marked else boxes)
 
     def begin_split(self) -> None:

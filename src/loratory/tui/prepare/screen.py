@@ -90,7 +90,7 @@ class PrepareScreen(Pane):
     def load(self, snapshot: Snapshot, *, anew: bool = False) -> None:
         """Takes over what is on the desk, and looks at the pictures that are new on it, or at all of them anew."""
         self.snapshot = snapshot
-        self.state.load(snapshot.entries, snapshot.recipes, snapshot.defaults)
+        self.state.load(snapshot)
         self.work.survey(snapshot.entries, None if anew else self.state.facts)
         self.look()
 

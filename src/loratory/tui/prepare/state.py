@@ -12,7 +12,9 @@ from loratory.imaging.recipe import Box, Defaults, Recipe
 from loratory.tui.prepare.crop import Boxes, clamped, in_original, whole
 
 if TYPE_CHECKING:
+    from loratory.config.schema import DatasetSettings
     from loratory.preparation.desk import Entry
+    from loratory.tui.prepare.snapshot import Snapshot
 
 Order = Literal["all", "with findings", "to be built", "left out"]
 View = Literal["result", "original", "difference"]
@@ -70,6 +72,7 @@ class PrepareState:
         self.is_surveyed = False  # whether every picture was looked at
         self._recipes: dict[str, Recipe] = {}
         self._defaults: Mapping[str, Defaults] = {}
+        self._trained_by: DatasetSettings | None = None
         self._changing: dict[str, int] = {}  # name -> changes that are being written
         self._matching: frozenset[str] | None = None
         self._boxes_before: list[Boxes] = []
@@ -95,12 +98,13 @@ class PrepareState:
     def current(self) -> "Entry | None":
         return self.shown[self.cursor] if self.shown else None
 
-    def load(self, entries: "Sequence[Entry]", recipes: Mapping[str, Recipe], defaults: Mapping[str, Defaults]) -> None:
+    def load(self, snapshot: "Snapshot") -> None:
         """Takes over what is on disk; a recipe that is being written stays as it is shown."""
         mine = {name: self._recipes[name] for name in self._changing if name in self._recipes}
-        self.entries = list(entries)
-        self._recipes = {**recipes, **mine}
-        self._defaults = defaults
+        self.entries = list(snapshot.entries)
+        self._recipes = {**snapshot.recipes, **mine}
+        self._defaults = snapshot.defaults
+        self._trained_by = snapshot.trained_by
         self.is_loaded = True
         self.show()
 
@@ -111,6 +115,12 @@ class PrepareState:
     def defaults(self, entry: "Entry") -> Defaults:
         """What goes for a picture where its recipe says nothing."""
         return self._defaults.get(entry.name, Defaults())
+
+    @property
+    def trained_by(self) -> "DatasetSettings":
+        """The settings that the pictures are trained by; there are none before there are pictures."""
+        assert self._trained_by is not None
+        return self._trained_by
 
     def built(self, names: Iterable[str]) -> None:
         """A build came to these pictures: they count as made until the desk is asked."""

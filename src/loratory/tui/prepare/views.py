@@ -145,7 +145,8 @@ def view_line(state: PrepareState, is_file: bool, measured: str, width: int, gly
     elif state.recipe(entry).skip:
         word = "left out"
     else:
-        word = "as built" if is_file else "as it would be built"
+        made = "as it is" if entry.state == "as it is" else "as built"
+        word = made if is_file else "as it would be built"
     return Content(fitted(word, width, glyphs.ellipsis)).stylize("$foreground-muted")
 
 
@@ -157,7 +158,7 @@ def _fact_lines(state: PrepareState, entry: "Entry", width: int, glyphs: Glyphs)
     if facts.problem:
         return _text(facts.reason or facts.problem, width, "$text-error"), []
     recipe, defaults = state.recipe(entry), state.defaults(entry)
-    looks = [trained(sides(box), recipe, defaults) for box in cuts(recipe, facts.size)]
+    looks = [trained(sides(box), recipe, defaults, state.trained_by) for box in cuts(recipe, facts.size)]
     more = f", and {len(looks) - 1} more" if looks[1:] else ""
     head = _text("{}x{} {} ".format(*facts.size, glyphs.arrow) + trained_words(looks[0]) + more, width)
     return head, [row for line in facts_words(facts) for row in _text(line, width, "$foreground-muted")]
@@ -165,7 +166,8 @@ def _fact_lines(state: PrepareState, entry: "Entry", width: int, glyphs: Glyphs)
 
 def _recipe_lines(state: PrepareState, entry: "Entry", width: int, glyphs: Glyphs) -> list[Content]:
     recipe = state.recipe(entry)
-    words = recipe_words(recipe, state.facts_of(entry), state.defaults(entry))
+    is_plain = entry.state == "as it is" and not state.is_changing(entry)
+    words = [] if is_plain else recipe_words(recipe, state.facts_of(entry), state.defaults(entry), state.trained_by)
     told = _STATES.get(entry.state, entry.state)
     if state.is_changing(entry):
         told = f"being saved{glyphs.ellipsis}"
@@ -224,7 +226,7 @@ def _box_lines(state: PrepareState, boxes: Boxes, width: int, glyphs: Glyphs) ->
         lines += _text(f"wins {percent(won)}: {times:.2g}x the px for what is inside", width, "$text-success")
     else:
         lines += _text("wins no px: training enlarges so small a box", width, "$text-warning")
-    look = trained((box_width, box_height), state.recipe(entry), state.defaults(entry))
+    look = trained((box_width, box_height), state.recipe(entry), state.defaults(entry), state.trained_by)
     lines += _text(trained_words(look), width)
     if look.by_network:
         lines += _text(f"enlarged {look.scale:.2g}x with a network", width, "$foreground-muted")
@@ -240,7 +242,7 @@ def boxes_keys(keymap: Keymap, boxes: Boxes) -> str:
         shorts = [action for action in shorts if action.id not in ("suggested", "ratio")]
     names = {"right": "hjkl", "handle": "Tab", "accept": "Enter", "leave": "Esc"}
     parts = [f"{names.get(action.id, keymap.keys_of(action.id))} {action.short}" for action in shorts]
-    parts.insert(-2, "m more")
+    parts.insert(-2, "m add")
     return "  ".join([*parts, "? keys"])
 
 

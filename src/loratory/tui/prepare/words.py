@@ -1,10 +1,9 @@
 """Pictures and recipes in words and numbers: pure, and without a screen."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from loratory.config.schema import DatasetSettings
-from loratory.dataset.buckets import place_image
+from loratory.dataset.buckets import at_resolution, place_image
 from loratory.imaging.facts import PictureFacts
 from loratory.imaging.recipe import Box, Defaults, Recipe
 from loratory.tui.prepare.crop import Size, clamped, sides
@@ -34,15 +33,15 @@ class Trained:
     by_network: bool = False
 
 
-def trained(size: Size, recipe: Recipe, defaults: Defaults) -> Trained:
-    """How a picture cut to `size` is trained at the resolution of `defaults`."""
+def trained(size: Size, recipe: Recipe, defaults: Defaults, settings: DatasetSettings) -> Trained:
+    """How a picture cut to `size` is trained by `settings`, at the resolution of `defaults`."""
     if recipe.clean == "upscale":
         size = (2 * size[0], 2 * size[1])
     limit = defaults.max_side_px if recipe.max_side_px is None else recipe.max_side_px
     longest = max(size)
     if longest > limit > 0:
         size = max(1, round(size[0] * limit / longest)), max(1, round(size[1] * limit / longest))
-    placed = place_image(size, _settings(defaults.resolution))
+    placed = place_image(size, _at(settings, defaults.resolution))
     scale = placed.resized[0] / size[0]
     covered = placed.bucket[0] * placed.bucket[1] / (placed.resized[0] * placed.resized[1])
     enlarges = placed.resized[0] > size[0] or placed.resized[1] > size[1]
@@ -92,13 +91,15 @@ def facts_words(facts: PictureFacts) -> list[str]:
     return lines
 
 
-def recipe_words(recipe: Recipe, facts: PictureFacts | None, defaults: Defaults) -> list[str]:
+def recipe_words(
+    recipe: Recipe, facts: PictureFacts | None, defaults: Defaults, settings: DatasetSettings
+) -> list[str]:
     """What is done to a picture, a few words for each operation, in the order in which they are done."""
     if recipe.skip:
         return ["left out"]
     words: list[str] = []
     if facts is not None and facts.transparent_share:
-        words.append(f"flatten on {recipe.background or 'the colour that has its turn'}")
+        words.append(f"flatten on {recipe.background or 'the colour whose turn it is'}")
     elif recipe.background:
         words.append(f"{recipe.background} behind it, were it transparent")
     if recipe.erase:
@@ -108,7 +109,7 @@ def recipe_words(recipe: Recipe, facts: PictureFacts | None, defaults: Defaults)
         words.append("flip left to right")
     if recipe.clean != "none":
         words.append(_CLEANS[recipe.clean].format(scale=recipe.clean_scale))
-    words += _size_words(recipe, facts, defaults)
+    words += _size_words(recipe, facts, defaults, settings)
     if recipe.upscale is not None and recipe.upscale != defaults.upscale:
         words.append("never enlarge" if recipe.upscale == "never" else "enlarge where it is too small")
     if recipe.format is not None:
@@ -133,7 +134,7 @@ def _cut_words(recipe: Recipe, facts: PictureFacts | None, defaults: Defaults) -
     return [f"{to}, wins {percent(won)}" if won >= 0.005 else to]
 
 
-def _size_words(recipe: Recipe, facts: PictureFacts | None, defaults: Defaults) -> list[str]:
+def _size_words(recipe: Recipe, facts: PictureFacts | None, defaults: Defaults, settings: DatasetSettings) -> list[str]:
     if facts is None or facts.problem:
         return []
     words: list[str] = []
@@ -141,7 +142,8 @@ def _size_words(recipe: Recipe, facts: PictureFacts | None, defaults: Defaults) 
     sizes = [sides(box) for box in cuts(recipe, facts.size)]
     if any(max(size) > limit > 0 for size in sizes):
         words.append(f"shrink to {limit} px")
-    scales = [look.scale for look in (trained(size, recipe, defaults) for size in sizes) if look.by_network]
+    looks = (trained(size, recipe, defaults, settings) for size in sizes)
+    scales = [look.scale for look in looks if look.by_network]
     if scales:
         words.append(f"enlarge {max(scales):.2g}x with a network")
     return words
@@ -174,8 +176,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-@lru_cache(maxsize=8)
-def _settings(resolution: Size) -> DatasetSettings:
+def _at(settings: DatasetSettings, resolution: Size) -> DatasetSettings:
+    """The settings at the resolution that a picture is prepared for, which may be another than that of the set."""
     width, height = (max(_LEAST_SIDE_PX, side) for side in resolution)
-    limits = {"min_bucket_reso": min(256, width, height), "max_bucket_reso": max(1024, width, height)}
-    return DatasetSettings.model_validate({"train_data_dir": ".", "resolution": (width, height), **limits})
+    return settings if settings.resolution_wh == (width, height) else at_resolution(settings, (width, height))

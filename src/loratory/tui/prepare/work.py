@@ -20,6 +20,7 @@ from loratory.tui.prepare.state import Progress
 from loratory.tui.writer import Writer
 
 if TYPE_CHECKING:
+    from loratory.config.schema import DatasetSettings
     from loratory.editing.checks.finding import CaptionFinding
     from loratory.editing.checks.picture_context import PictureContext
     from loratory.editing.items import Item
@@ -54,6 +55,7 @@ class Work:
         self.progress: Progress | None = None
         self.is_surveying = False
         self._context: PictureContext | None = None
+        self._trained_by: DatasetSettings | None = None  # None before the desk is open
         self._desk: Desk | None = None
         self._desk_free = threading.Condition()
         self._waiting = 0  # for the desk, before a build that goes on
@@ -146,9 +148,9 @@ class Work:
 
     def _snapshot(self, desk: "Desk") -> Snapshot:
         session = self._screen.session
-        # Of a dataset the settings say at which resolution it is trained; originals have it in their recipes.
-        trained = session.settings.dataset_settings(session.root).resolution_wh if desk.is_dataset else None
-        return snapshot_of(desk, trained)
+        snapshot = snapshot_of(desk, session.settings.dataset_settings(session.root))
+        self._trained_by = snapshot.trained_by
+        return snapshot
 
     # --- facts and findings ---
 
@@ -223,6 +225,8 @@ class Work:
         context = self._context
         if context is None or anew:
             context = self._context = picture_context(session, session_context(session))
+        if self._trained_by is not None:
+            context = replace(context, dataset=self._trained_by)
         items = items_of(entries, session)
 
         def check(known: Mapping[Path, PictureFacts]) -> "dict[str, tuple[CaptionFinding, ...]]":
@@ -289,16 +293,25 @@ class Work:
         assert before is not None
         stop = _Either(self._stop_build, self._pause_build)
 
+        begun_s = time.monotonic()
+        started_s = before.started_s
+
         def progressed(finished: int, total: int, at: str) -> None:
             now_s = time.monotonic()
             stopping = self._stop_build.is_set()
             self.progress = Progress(
-                before.done + finished, before.done + total, at, before.started_s, now_s, stopping=stopping
+                before.done + finished, before.done + total, at, started_s, now_s, stopping=stopping
             )
             self.built.append(at)
 
         def looked(finished: int, total: int, at: str) -> None:
-            self.progress = replace(before, name=at, looked=(finished, total), stopping=self._stop_build.is_set())
+            nonlocal started_s
+            # How fast pictures are made does not go by the time before the first of them.
+            started_s = before.started_s + time.monotonic() - begun_s
+            looking = (finished, total) if finished < total else None
+            self.progress = replace(
+                before, name=at if looking else "", looked=looking, stopping=self._stop_build.is_set()
+            )
 
         return desk.build(entries, progress=progressed, looking=looked, stop=stop)
 

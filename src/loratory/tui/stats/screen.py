@@ -192,7 +192,7 @@ class StatsScreen(Pane):
                 return
 
     def _show_progress(self, done: int, total: int) -> None:
-        self._progress = f"looking at pictures {done}/{total}"
+        self._progress = f"looking {done}/{total}"
         self._draw_sections()
 
     def _take(self, figures: Figures) -> None:
@@ -249,6 +249,7 @@ class StatsScreen(Pane):
 
     def _turn(self, by: int) -> None:
         self._section = (self._section + by) % len(SECTIONS)
+        self.tell(Told(""))  # it was about the section that was left
 
     def _open(self) -> None:
         view, cursor = self.view, self._cursors[self.section]

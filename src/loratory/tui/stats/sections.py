@@ -98,9 +98,14 @@ def balance_view(
             f"common divisor {balance.divisor} {glyphs.arrow} {fewer} with {epochs * balance.divisor} epochs for the "
             "same exposure: d"
         )
-    finer = what_if.advice
+    even = what_if.balanced()
+    if even.balance.residual < balance.residual:
+        repeats = ", ".join(str(row.repeats) for row in even.balance.rows)
+        notes.append(f"balanced {glyphs.arrow} {repeats} repeats, {glyphs.plus_minus}{even.balance.residual:.1%}: b")
+    finer = even.advice
     if finer is not None:
-        notes.append(f"{finer[0]} repeats of {balance.largest_row.name} would balance to {finer[1]:.1%}")
+        name = balance.largest_row.name
+        notes.append(f"{finer[0]} repeats of {name} would balance to {glyphs.plus_minus}{finer[1]:.1%}: e, then b")
     advice = advised(goal)
     low, high = advice.exposures
     exposure = balance.largest_row.exposure(epochs)
