@@ -5,7 +5,7 @@
 
 Makes pictures of random soft shapes with grain in a temporary folder. For each kind, decoding and preparing take turns,
 three rounds of each, in one process: pictures per second of Pillow's decoding, of decoding and encoding alone, of the
-first run, and of a run that finds everything made. With --memory, prints for each number of pictures of 128 px
+first run, and of a run that finds everything made. With --memory, prints for each number of pictures of 64 px
 the peak memory of this process and of its largest worker, each number in a process of its own.
 """
 
@@ -39,7 +39,7 @@ KINDS: tuple[tuple[str, str, dict[str, Any], int, bool, int], ...] = (
     ("WebP 1536", "webp", {"quality": 90, "method": 0}, 1536, False, 3),
 )
 ROUNDS = 3
-SMALL_SIDE = 128
+SMALL_SIDE = 64
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -121,6 +121,16 @@ def test_mending_is_one_batch_that_can_be_undone(dataset: Path) -> None:
     assert {path: path.read_bytes() for path in dataset.rglob("*.txt")} == before
 
 
+def test_a_class_goes_behind_an_instance_that_is_added_with_it(tmp_path: Path) -> None:
+    folder = tmp_path / "3_fox badge"
+    folder.mkdir()
+    for number in range(4):
+        (folder / f"{number}.png").touch()
+        (folder / f"{number}.txt").write_text(f"fox, badge, round, tag {number}" if number else "red fox, old, badge")
+    assert run(tmp_path, "--no-pictures", "--fix", "all").return_value == 0
+    assert (folder / "0.txt").read_text() == "fox, badge, red fox, old"
+
+
 def test_an_encoding_is_mended_though_no_text_changes(dataset: Path) -> None:
     dry = run(dataset, "--fix", "caption-encoding", "--dry-run")
     assert b"-foxlora, anthro, caf\xe9, sitting, solo" in dry.stdout_bytes

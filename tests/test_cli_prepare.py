@@ -1,5 +1,6 @@
 """`loratory prepare`: what it says, remembers and refuses, and its exit codes."""
 
+import errno
 import json
 import os
 import resource
@@ -15,7 +16,10 @@ from PIL import Image
 
 from hostile_pictures import write_all
 from loratory.cli.main import main
+from loratory.imaging.recipe import Recipe
 from loratory.imaging.recipe_toml import read_recipes
+from loratory.preparation import make
+from loratory.preparation.desk import Desk
 from loratory.tags.journal import Journal
 from preparation_sets import contents, draw, make_raw, stamps
 
@@ -188,6 +192,84 @@ def test_a_batch_of_captions_can_be_taken_back(prepare: Prepare, raw: Path, trai
     assert [batch.label for batch in Journal(train).batches()] == ["prepare 6 pictures"]
     Journal(train).undo()
     assert not list((train / "1_fox").glob("*.txt"))
+
+
+def test_a_dry_run_of_a_dataset_tells_first_recipes_and_what_is_put_back(prepare: Prepare, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for name in ("a.png", "b.png", "c.png"):
+        draw(root / "1_fox" / name, 4)
+    desk = Desk(root)
+    desk.change("some", {"1_fox/a.png": Recipe(flip=True), "1_fox/b.png": Recipe(skip=True)})
+    before = stamps(root)
+    done = prepare(root, "--dry-run")
+    assert "a.png → 1_fox/a.png: flipped" in done.out
+    assert "b.png → nothing: left out" in done.out
+    assert "c.png" not in done.out
+    assert stamps(root) == before
+    assert prepare(root).code == 0
+    Desk(root).undo()
+    assert "a.png → 1_fox/a.png: put back as it was" in prepare(root, "--dry-run").out
+    assert prepare(root, "--dry-run", "--undo").code == 2
+
+
+def test_options_that_name_a_folder_which_has_its_name_are_told(prepare: Prepare, raw: Path, train: Path) -> None:
+    assert "keeps" not in prepare(raw, train, "--token", "fox", "--repeats", "5", *SMALL).err
+    done = prepare(raw, train, "--repeats", "7")
+    assert "5_fox is there already and keeps its repeats" in done.err
+    assert not (train / "7_fox").exists()
+    done = prepare(raw, train / "3_lynx", "--token", "lynx", "--repeats", "7")
+    assert "--token, --repeats have no part in this: the pictures go to 3_lynx itself." in done.err
+
+
+def test_another_token_takes_pictures_and_captions_along(prepare: Prepare, raw: Path, train: Path) -> None:
+    prepare(raw, train, "--token", "fox", *SMALL)
+    made = contents(train)
+    prepare(raw, train, "--token", "wolf")
+    now = contents(train)
+    assert sorted(now) == sorted(name.replace("fox", "wolf") for name in made)
+
+
+def test_a_full_disk_loses_nothing_and_the_next_run_goes_on(
+    prepare: Prepare, raw: Path, train: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes = 0
+
+    def write(target: Path, data: bytes) -> make.Written:
+        nonlocal writes
+        writes += 1
+        if writes > 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return written(target, data)
+
+    written = make._write  # pyright: ignore[reportPrivateUsage]
+    with monkeypatch.context() as patched:
+        patched.setattr(make, "_write", write)
+        done = prepare(raw, train, "--token", "fox", "--jobs", "1", *SMALL)
+    assert done.code == 1
+    assert "The disk is full: 3 pictures were made, 3 are still to be." in done.err
+    assert len(list((train / "1_fox").glob("*.png"))) == 3
+    assert not list((train / "1_fox").glob(".*"))
+    done = prepare(raw, train)
+    assert done.code == 0
+    assert "3 pictures made, 3 there already" in done.err
+
+
+def test_what_the_upscaler_could_not_do_as_asked_is_told(
+    prepare: Prepare, raw: Path, train: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tired:
+        def __init__(self, name: str) -> None:
+            self.notes: list[str] = []
+
+        def enlarge(self, picture: Image.Image, size: tuple[int, int], **options: object) -> Image.Image:
+            if not self.notes:
+                self.notes.append("It goes on on the CPU.")
+            return picture.resize(size)
+
+    monkeypatch.setattr("loratory.upscaling.open_upscaler", Tired)
+    done = prepare(raw, train, "--token", "fox", "--resolution", "128", "--json")
+    assert done.code == 0
+    assert "It goes on on the CPU." in json.loads(done.out)["notes"]
 
 
 def run_limited(size_bytes: int, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -59,7 +59,7 @@ def whites(folder: Path) -> None:
 def some_white(folder: Path) -> None:
     whites(folder)
     for number in range(5):
-        (folder / f"{number}.txt").write_text("foxlora, white background", "utf-8")
+        (folder / f"{number}.txt").write_text("foxlora, solo, white background", "utf-8")
 
 
 def transparent(folder: Path) -> None:
@@ -112,13 +112,31 @@ def turned(folder: Path) -> None:
     saved("a.jpg", exif=exif)(folder)
 
 
+def tiff(folder: Path) -> None:
+    scene(folder / "b.png", 1)
+    saved("a.tif")(folder)
+
+
+def tiny(folder: Path) -> None:
+    settings = folder.parent / ".loratory" / "dataset.toml"
+    settings.write_text(_SETTINGS.replace("64", "256"), "utf-8")
+    scene(folder / "a.png", size=(56, 56))
+    (folder / "a.txt").write_text("foxlora, solo", "utf-8")
+
+
+def misspelled(folder: Path) -> None:
+    for number in range(4):
+        scene(folder / f"{number}.png", number)
+        (folder / f"{number}.txt").write_text("foxlora, long_hair" if number else "foxlora, long hair", "utf-8")
+
+
 def called(name: str, kind: str = "PNG") -> Callable[[Path], None]:
     return saved(name, format=kind)
 
 
 FAULTS: dict[str, Callable[[Path], object]] = {
-    "image-unreadable": lambda folder: cut(folder / "a.png"),
-    "image-format": saved("a.tif"),
+    "image-unreadable": lambda folder: (scene(folder / "b.png", 1), cut(folder / "a.png")),
+    "image-format": tiff,
     "image-format (hidden)": called("a.png", "GIF"),
     "wrong-extension": called("a.png", "JPEG"),
     "file-name": called("a\nb.png"),
@@ -132,10 +150,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "colour-mode": lambda folder: grey_16_bit(folder / "a.png"),
     "colour-mode (cmyk)": lambda folder: scene(folder / "x.png").convert("CMYK").save(folder / "a.jpg"),
     "low-resolution": lambda folder: scene(folder / "a.png", size=(40, 40)),
-    "low-res-untagged": lambda folder: (
-        scene(folder / "a.png", size=(14, 14)),
-        (folder / "a.txt").write_text("foxlora, solo", "utf-8"),
-    ),
+    "low-res-untagged": tiny,
     "too-large": lambda folder: scene(folder / "a.png", size=(3100, 2900)),
     "empty-ground": lambda folder: on_white(folder / "a.png", (180, 40, 280, 160)),
     "empty-ground (small)": lambda folder: on_white(folder / "a.png", (40, 40, 70, 66), (100, 100)),
@@ -143,10 +158,11 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "background-bias": whites,
     "background-untagged": some_white,
     "same-picture": twice,
-    "implied": lambda folder: caption(folder, "foxlora, cat ears"),
+    "implied": lambda folder: caption(folder, "foxlora, solo, greyscale, monochrome"),
     "alias": lambda folder: caption(folder, "foxlora, grayscale"),
     "spacing": lambda folder: caption(folder, "foxlora,  solo ,, standing"),
-    "spelling": lambda folder: caption(folder, "foxlora, Solo, solo"),
+    "duplicate": lambda folder: caption(folder, "foxlora, solo, Solo"),
+    "spelling": misspelled,
     "caption-bom": lambda folder: caption(folder, "\ufefffoxlora, solo"),
     "caption-encoding": lambda folder: caption(folder, "foxlora, café", "latin-1"),
 }
@@ -170,7 +186,7 @@ def mend(root: Path) -> list[str]:
     desk = Desk(session.directory)
     size = session.settings.dataset_settings(root).resolution_wh
     plan = plan_recipes(desk, items, mended, "mend", size)
-    assert not plan.refused
+    assert plan.refused == ()
     if plan.changes:
         report = take(desk, plan)
         assert not report.failed

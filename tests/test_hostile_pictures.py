@@ -349,6 +349,24 @@ def test_what_was_made_stays_while_its_originals_cannot_be_read(tmp_path: Path, 
     assert state(train) == before
 
 
+def test_a_fix_that_came_to_nothing_keeps_no_other_from_it(tmp_path: Path, forbidding: None) -> None:
+    folder = tmp_path / "set" / "3_fox"
+    folder.mkdir(parents=True)
+    for name in ("cut.png", "cut.jpg"):
+        BAD[name][0](folder / name)
+    (folder / "cut.txt").write_text("fox")
+    before = state(folder.parent)
+    renamed = loratory("check", folder.parent, "--fix", "stem-clash")
+    assert renamed.code == 1
+    assert "is cut off" in renamed.err
+    assert state(folder.parent) == before
+    assert loratory("check", folder.parent, "--fix", "image-unreadable").code == 0
+    assert state(folder.parent).keys() == {"3_fox"}
+    assert loratory("prepare", folder.parent, "--undo").code == 1  # one of them has a new name again
+    assert loratory("prepare", folder.parent, "--undo").code == 0
+    assert state(folder.parent, times=False) == {name: (mode, held, 0) for name, (mode, held, _) in before.items()}
+
+
 def test_decoders_say_nothing_by_themselves(tmp_path: Path, forbidding: None) -> None:
     folder = tmp_path / "set" / "3_fox"
     folder.mkdir(parents=True)
@@ -376,6 +394,7 @@ def shows_text_only(lines: Iterable[str]) -> bool:
     return all(line.isprintable() for line in lines)
 
 
+@pytest.mark.slow
 def test_the_prepare_pane(tmp_path: Path) -> None:
     folder = tmp_path / "set" / "3_fox"
     folder.mkdir(parents=True)

@@ -41,7 +41,7 @@ def quit_program(terminal: Terminal) -> None:
 
 def answer(terminal: Terminal, question: str, text: str) -> None:
     """Writes over what a question offers."""
-    terminal.wait_for(rf"^ +{question} › ")
+    terminal.wait_for(rf"^ +{question} ›")
     terminal("send-keys", "C-u")
     terminal("send-keys", "-l", text)
     # The line scrolls where it is longer.
@@ -160,7 +160,7 @@ def test_a_killed_run_is_gone_on_with(terminal: Terminal, tmp_path: Path) -> Non
     try:
         open_pane(terminal, raw, "2")
         # Those that were done are known to be.
-        lines = terminal.wait_for(r"PREPARE .* \d+ to be built")
+        lines = terminal.wait_for(r"PREPARE .* [1-9]\d* to be built")
         pending = int(re.findall(r"(\d+) to be built", "\n".join(lines))[0])
         assert 24 - len(made) <= pending < 24
         terminal("send-keys", "r")
@@ -184,6 +184,7 @@ def test_a_terminal_that_goes_away_and_one_that_can_do_less(terminal: Terminal, 
     terminal.wait_for("NORMAL ")
     terminal("send-keys", "g", "2")
     terminal.wait_for(r"PREPARE .* 6 to be built")
+    terminal.wait_for("1600x1200 ->")
     terminal("send-keys", "c", "a", "l")
     terminal.wait_for("CROP ")
     screen = "\n".join(terminal.lines())

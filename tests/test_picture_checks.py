@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from hostile_pictures import picture
 from loratory.config.schema import CaptionSettings, DatasetSettings
@@ -117,7 +118,7 @@ def test_a_good_picture_is_not_spoken_of() -> None:
             "empty-ground",
             {"ground": replace(WHITE, box=(100, 100, 300, 400)), "size": (900, 900)},
             {"ground": replace(WHITE, box=(10, 10, 890, 890)), "size": (900, 900)},
-            {"crop": (74, 88, 326, 412)},
+            {"crop": (74, 88, 326, 412), "upscale": "auto"},
         ),
         (
             "sheet",
@@ -196,7 +197,7 @@ def test_what_a_bucket_cuts_away() -> None:
 
 def test_a_crop_has_the_shape_of_its_bucket() -> None:
     wide = replace(GOOD, size=(256, 256), ground=replace(WHITE, box=(12, 70, 244, 170)))
-    assert changes(only("empty-ground", one(wide))) == {"crop": (0, 61, 256, 179)}
+    assert changes(only("empty-ground", one(wide))) == {"crop": (0, 61, 256, 179), "upscale": "auto"}
     # With a square bucket alone, cutting off the ground above would cut off the subject at its sides.
     only_square = {"resolution": 128, "min_bucket_reso": 128}
     assert "empty-ground" not in rules(one(wide, **only_square))
@@ -206,7 +207,7 @@ def test_a_crop_has_the_shape_of_its_bucket() -> None:
     tall = replace(GOOD, size=(80, 200), ground=replace(WHITE, box=(6, 66, 74, 134)))
     cut = only("crop-loss", one(tall, **only_square))
     assert "empty ground alone" in cut.message
-    assert changes(cut) == {"crop": (0, 60, 80, 140)}
+    assert changes(cut) == {"crop": (3, 63, 77, 137), "upscale": "auto"}
     assert not only("crop-loss", one(replace(tall, ground=None), **only_square)).fixes
     # A small picture that is not enlarged gets no more px by it.
     assert "empty-ground" not in rules(one(wide, bucket_no_upscale=True))
@@ -557,4 +558,22 @@ def test_boxes_are_those_of_the_original(tmp_path: Path) -> None:
     again = planned(crop=(1, 1, 2, 2), background="")[1]
     assert [change.told() for change in again.changes] == ["background = white"]
     assert "build it first" in again.refused[0][1]
-    take(*planned(split=((0, 0, 8, 16), (8, 0, 16, 16)), crop=()))
+    desk.change("split", {desk.entries[0].name: Recipe(split=((0, 0, 8, 16), (8, 0, 16, 16)))})
+    desk.build()
+    parts = find_items(tmp_path, tmp_path)
+    assert len(parts) == 2
+    refused = plan_recipes(Desk(tmp_path), parts, found_in(tmp_path, "x", crop=(1, 1, 2, 2)), "x", (64, 64)).refused
+    assert {why for _, why in refused} == {"its recipe splits it: change that recipe instead"}
+
+
+def test_a_larger_resolution_upscales_anew(tmp_path: Path) -> None:
+    fill(tmp_path / "1_fox", 1)
+    items, findings = find_items(tmp_path, tmp_path), found_in(tmp_path, "low-resolution", upscale="auto")
+    for resolution, told in ((64, "upscale = auto"), (128, "upscaled anew, for another resolution")):
+        desk = Desk(tmp_path)
+        plan = plan_recipes(desk, items, findings, "x", (resolution, resolution))
+        assert [change.told() for change in plan.changes] == [told]
+        take(desk, plan)
+        with Image.open(tmp_path / "1_fox" / "0.png") as made:
+            assert made.size == (resolution, resolution)
+    assert plan_recipes(Desk(tmp_path), items, findings, "x", (128, 128)).unchanged == 1

@@ -1,12 +1,15 @@
 """Boxes moved by keys: whatever is typed, they stay inside the picture, hold something, and keep their proportions."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratory.imaging.recipe import Box, Recipe
+from loratory.editing.checks.finding import CaptionFinding, Fix, RecipeFix
+from loratory.imaging.recipe import Box, Recipe, in_original
+from loratory.preparation.desk import Entry
 from loratory.tui.prepare.crop import (
     HANDLES,
     LEAST_PX,
@@ -22,7 +25,7 @@ from loratory.tui.prepare.crop import (
     whole,
     with_ratio,
 )
-from loratory.tui.prepare.state import with_boxes
+from loratory.tui.prepare.state import PrepareState, with_boxes
 
 SIDES = st.integers(1, 5000)
 SIZES = st.tuples(SIDES, SIDES)
@@ -161,3 +164,40 @@ def test_boxes_become_a_recipe() -> None:
     erased = Boxes("erase", size, ((10, 10, 20, 20),))
     assert with_boxes(Recipe(crop=(0, 0, 50, 50)), erased) == Recipe(crop=(0, 0, 50, 50), erase=((10, 10, 20, 20),))
     assert with_boxes(Recipe(erase=((1, 1, 2, 2),)), erased.without()) == Recipe()
+
+
+# --- fixes --------------------------------------------------------------------------------------------------------
+
+
+def test_the_fix_for_all_takes_turns_with_the_colours() -> None:
+    found: dict[str, tuple[CaptionFinding, ...]] = {}
+    state = PrepareState()
+    for number in range(6):
+        path = Path(f"/set/1_fox/{number}.png")
+        state.entries.append(Entry(path.name, path, (path,), "as it is"))
+        fix = Fix("", RecipeFix({"background": ""}))
+        found[path.name] = (CaptionFinding("transparent", "note", path, "", path.name, (), (fix,)),)
+    state.findings = found
+    state.show()
+    recipes = state.alike(found["0.png"][0])
+    assert [recipe.background for recipe in recipes.values()] == ["white", "black", "blue", "green", "red", "white"]
+
+
+@given(WANTED, SIZES, st.booleans(), st.booleans())
+def test_a_box_of_what_was_made_is_found_in_the_original(
+    corners: tuple[int, int, int, int], size: Size, flip: bool, halved: bool
+) -> None:
+    cut = clamped(corners, size)
+    width, height = sides(cut)
+    made = (max(1, width // 2), max(1, height // 2)) if halved else (width, height)
+    box = clamped(corners, made)
+    left, top, right, bottom = in_original(box, made, Recipe(crop=cut, flip=flip), size) or (0, 0, 0, 0)
+    assert cut[0] <= left < right <= cut[2]
+    assert cut[1] <= top < bottom <= cut[3]
+    if not halved:
+        assert (right - left, bottom - top) == sides(box)
+        assert (cut[2] - right if flip else left - cut[0]) == box[0]
+
+
+def test_the_parts_of_a_sheet_are_not_told_apart() -> None:
+    assert in_original((0, 0, 5, 5), (10, 10), Recipe(split=((0, 0, 10, 10), (20, 0, 30, 10))), (40, 40)) is None

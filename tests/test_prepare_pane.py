@@ -302,6 +302,36 @@ def test_a_run_goes_on_behind_another_pane(tmp_path: Path) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("resolution", [64, 1024])
+def test_buckets_and_checks_go_by_the_resolution_of_the_recipes(tmp_path: Path, resolution: int) -> None:
+    folder = originals(tmp_path, RECIPES.replace("resolution = 64", f"resolution = {resolution}"))
+
+    async def scenario() -> None:
+        async with open_pane(folder) as hand:
+            await hand.type("j")
+            assert hand.shows({64: "bucket 64x64", 1024: "bucket 896x1152"}[resolution])
+            assert hand.shows("enlarged 3.7") == (resolution == 1024)
+            rules = {finding.rule for finding in hand.state.findings["b.png"]}
+            assert ("low-resolution" in rules) == (resolution == 1024)
+
+    run(scenario())
+
+
+def test_leaving_a_question_or_beginning_to_mark_ends_what_was_told(tmp_path: Path) -> None:
+    folder = originals(tmp_path)
+
+    async def scenario() -> None:
+        async with open_pane(folder) as hand:
+            await hand.type("P")
+            assert hand.shows("1 of 5")
+            await hand.type("escape")
+            assert not hand.shows("1 of 5")
+            await hand.type("x", "c")
+            assert hand.shows("CROP") and not hand.shows("u undoes it")
+
+    run(scenario())
+
+
 def test_where_it_goes_is_asked_once(tmp_path: Path) -> None:
     folder = originals(tmp_path, RECIPES.partition("[defaults]")[2].join(["[defaults]", ""]))
 
@@ -312,8 +342,12 @@ def test_where_it_goes_is_asked_once(tmp_path: Path) -> None:
             await hand.answer("../train")
             await hand.answer("wolf")
             await hand.answer("animal")
+            await hand.answer("x")
+            assert hand.shows("4 of 5: repeats are a whole number"), "it asks again, and keeps the other answers"
             await hand.answer("7")
             assert hand.shows("5 of 5") and hand.shows("resolution")
+            await hand.answer("96 px")
+            assert hand.shows("5 of 5: a resolution is 1024")
             await hand.answer("96")
             await hand.until(lambda: "4 pictures built" in hand.message)
         assert sorted(path.name for path in (tmp_path / "train" / "7_wolf animal").glob("*.png")) == [

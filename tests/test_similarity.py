@@ -175,10 +175,26 @@ def test_a_series_of_small_changes_is_not_one_group() -> None:
 
 
 def test_stars_take_the_neighbours_of_the_best_connected_first() -> None:
-    near = {0: {1}, 1: {0, 2}, 2: {1, 3, 4}, 3: {2}, 4: {2}, 5: set[int]()}
+    def groups(*pairs: tuple[int, int], count: int = 6) -> list[tuple[int, ...]]:
+        return stars(np.array(pairs, np.intp).reshape(-1, 2), count)
 
-    assert stars(near) == [(2, 1, 3, 4)]
-    assert stars({0: {1}, 1: {0, 2}, 2: {1, 3}, 3: {2}}) == [(1, 0, 2)]
+    assert groups((0, 1), (1, 2), (2, 3), (4, 2)) == [(2, 1, 3, 4)]
+    assert groups((0, 1), (2, 1), (2, 3)) == [(1, 0, 2)]
+    assert groups((5, 4), (0, 3), (0, 2), (1, 0)) == [(0, 1, 2, 3), (4, 5)]
+    assert groups() == groups(count=0) == []
+
+
+def test_hundreds_of_frames_of_one_scene_are_one_group() -> None:
+    chance, still = np.random.default_rng(0), np.asarray(scene(3))
+    frames = [
+        Image.fromarray((still + chance.integers(0, 4, still.shape[:2])[..., None]).clip(0, 255).astype(np.uint8))
+        for _ in range(20)
+    ]
+    twenty = [facts_about(frame) for frame in frames]
+    frames_of_it = [replace(twenty[number % 20], digest=str(number)) for number in range(300)]
+
+    (group,) = near_duplicates(frames_of_it)
+    assert (group.kind, group.members) == ("similar", tuple(range(300)))
 
 
 def with_logo(seed: int) -> PictureFacts:

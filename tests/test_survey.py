@@ -13,6 +13,7 @@ from PIL import Image
 from loratory.imaging import survey as survey_module
 from loratory.imaging import survey_cache
 from loratory.imaging.facts import PictureFacts
+from loratory.imaging.quality import detail, residual
 from loratory.imaging.survey import facts_of, survey
 from loratory.imaging.survey_cache import SurveyCache, stamp_of
 from loratory.paths import cache_dir
@@ -103,6 +104,14 @@ def test_a_long_thin_picture_and_a_single_px(tmp_path: Path) -> None:
 
     assert facts_of(tmp_path / "thin.png").size == (20_000, 1)
     assert facts_of(tmp_path / "px.png").problem == ""
+
+
+def test_the_quality_of_a_large_picture_is_measured_at_its_own_size(tmp_path: Path) -> None:
+    noise = np.random.default_rng(4).normal(128, 6, (900, 1100)).round().astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    facts = facts_of(tmp_path / "a.png")
+    assert facts.residual == residual(noise) > 5  # shrunk to the working copy, little of it is left
+    assert facts.detail == detail(noise) == 1
 
 
 def test_what_is_no_picture_is_a_problem_and_never_waited_for(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ class Ground:
     """A plain background, found from the border.
 
     colour: its mean, (red, green, blue). name: the word that goes before "background" ("white", "grey", …), "" where no
-    usual one fits. border_share: share of the border px that are of it, 0 to 1. share: of the whole picture. box: around
-    all that is not of it, in px of the upright picture; the whole picture where nothing else is there.
+    usual one fits. border_share: share of the border px that are of it, 0 to 1. share: of the whole picture. box:
+    around all that is not of it, in px of the upright picture; the whole picture where nothing else is there.
     """
 
     colour: tuple[int, int, int]
@@ -37,8 +37,8 @@ class PictureFacts:
     ground: None where the border is not plain. figures: boxes of separate figures on a plain ground, largest first,
     () where there is one or none. is_grey: no colour to speak of. sharpness: of the edges at a fixed working size,
     comparable between pictures, larger is sharper. detail: share of the sides' resolution that holds any detail, 0 to
-    1; enlarging twice leaves 0.5 to 0.75, four times 0.3 to 0.4. blockiness: of 8x8 JPEG blocks, 0 none to 1 plain to see. residual: high-frequency
-    noise in its flat regions, in levels of 255; what adversarial noise adds to.
+    1; enlarging twice leaves 0.5 to 0.75, four times 0.3 to 0.4. blockiness: of 8x8 JPEG blocks, 0 none to 1 plain to
+    see. residual: high-frequency noise in its flat regions, in levels of 255; what adversarial noise adds to.
     hash, mirrored_hash: 64-bit perceptual hashes of the picture and of its mirror image. thumbnail: 64x64 grey levels,
     row by row, the whole picture squeezed. style: a few numbers about colours and strokes, each about 0 to 1.
     """

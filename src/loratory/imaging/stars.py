@@ -23,7 +23,7 @@ def stars(pairs: npt.NDArray[np.intp], count: int) -> list[tuple[int, ...]]:
         taken = np.append(members, centre)
         free[taken] = False
         for index in taken.tolist():
-            np.subtract.at(free_neighbours, neighbours[starts[index] : starts[index + 1]], 1)
+            free_neighbours[neighbours[starts[index] : starts[index + 1]]] -= 1
         free_neighbours[~free] = 0
         groups.append((centre, *members.tolist()))
     return groups

@@ -27,13 +27,13 @@ class Steps:
     """What is wanted of one caption file, None standing for no file.
 
     staying: (before, after) of pictures that keep the name. entering: (as nobody has edited it, as it is to be) of
-    those that get it. leaving: what it holds, as far as it may go, of those that give it up. is_made: whether there was
-    no such file before it was made for one of these.
+    those that get it. leaving: of those that give it up what it holds, as far as it may go, what they had it tell, and
+    that without what was done to them. is_made: whether there was no such file before it was made for one of these.
     """
 
     staying: list[tuple[Bytes, Bytes]] = field(default_factory=list[tuple[Bytes, Bytes]])
     entering: list[tuple[Bytes, Bytes]] = field(default_factory=list[tuple[Bytes, Bytes]])
-    leaving: list[Bytes] = field(default_factory=list[Bytes])
+    leaving: list[tuple[Bytes, Bytes, Bytes]] = field(default_factory=list[tuple[Bytes, Bytes, Bytes]])
     is_made: bool = False
 
 
@@ -55,10 +55,11 @@ class CaptionSteps:
         self.by_path[self.root / path].entering.append((plain, wanted))
         self.moved.add((record.key, path))
 
-    def leave(self, record: Record, path: str, before: Bytes, *, is_made: bool) -> None:
+    def leave(self, record: Record, path: str, before: Bytes, told: Bytes, plain: Bytes, *, is_made: bool) -> None:
         """Adds that a picture gives a caption file up; see `Steps.leaving`, `Steps.is_made`."""
-        self.by_path[self.root / path].leaving.append(before)
-        self.by_path[self.root / path].is_made |= is_made
+        steps = self.by_path[self.root / path]
+        steps.leaving.append((before, told, plain))
+        steps.is_made |= is_made
         self.moved.add((record.key, path))
 
     def stay(self, path: str, before: Bytes, after: Bytes) -> None:
@@ -72,7 +73,7 @@ class CaptionSteps:
 
     def _change(self, path: Path, steps: Steps) -> Change | None:
         if not steps.staying and not ((steps.entering or steps.leaving) and self._is_used(path, steps)):
-            before = steps.leaving[0] if steps.leaving else None
+            before = steps.leaving[0][0] if steps.leaving else None
             after = _all_entering(steps)
             return Change(path, before, after) if before != after else None
         if steps.staying:
@@ -81,6 +82,9 @@ class CaptionSteps:
             before = after = _now(path)
         for base, wanted in steps.staying[1:]:
             after = merged(base, after, wanted)
+        for _, told, plain in steps.leaving:
+            # It stays for another picture, without what was said of this one.
+            after = after if plain is None or after is None else merged(told, plain, after)
         for plain, wanted in steps.entering:
             # The file is there for another picture: only what a person wrote elsewhere meanwhile comes along.
             if after is None:

@@ -168,7 +168,8 @@ def _plan_one(plan: CaptionPlan, steps: CaptionSteps, record: Record, wanted: Wa
         goes_on = index == 0 if names else not wanted.gone
         if disk is not None:
             before = disk if ours or goes_on else bytes_of(old.text)
-            steps.leave(record, path, before, is_made=ours and not old.is_from_source)
+            is_made = ours and not old.is_from_source
+            steps.leave(record, path, before, bytes_of(old.text), wanted.source, is_made=is_made)
         if not names and not wanted.gone:
             carried[path] = replace(old, kept=text_of(disk))
     if carried != dict(record.captions):

@@ -97,7 +97,7 @@ class Maker:
             return Failure(f"{type(error).__name__}: {error}")
 
     def _tell_notes(self, upscaler: "Upscaler") -> None:
-        while upscaler.notes:
+        while upscaler.notes:  # those of this picture: each is told once
             self._tell(upscaler.notes.pop(0))
 
     def _upscaler(self, name: str) -> "Upscaler":

@@ -1,6 +1,7 @@
 """A build from beginning to end: look, choose what is open, make, and let the captions follow."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
@@ -172,10 +173,15 @@ def work(
                         build.remove(record)
                 else:
                     report.gone += [root / output.path for record in arranged.gone for output in record.outputs]
-        finally:
-            # Also after a full disk or a defect: captions are to tell of the pictures that are there.
-            _follow(root, manifest, done, options, report)
-            manifest.compact()
+        except BaseException:
+            # Also after a full disk or a defect captions are to tell of the pictures that are there; what went wrong
+            # first is what is told.
+            with suppress(OSError, LoratoryError):
+                _follow(root, manifest, done, options, report)
+                manifest.compact()
+            raise
+        _follow(root, manifest, done, options, report)
+        manifest.compact()
     return report
 
 

@@ -25,8 +25,10 @@ _RANKED_FROM, _RANKED = 3, 5
 
 
 def check_pictures(pictures: Sequence[Pictured], context: PictureContext) -> list[CaptionFinding]:
-    """What is to be said of each picture and of all together; those that are alike are compared in about a second for
-    thousands."""
+    """What is to be said of each picture and of all together.
+
+    Each is compared with all others: seconds of computing for thousands.
+    """
     context = context.surveyed(pictures)
     each = [finding for picture in pictures for finding in check_picture(picture, context)]
     return [*each, *check_picture_set(pictures, context, each)]

@@ -1,14 +1,13 @@
 """What a check found, as values that can be shown, counted, silenced and mended."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from loratory.dataset.findings import Finding, Severity
 from loratory.tags.text import is_emoticon
 
 if TYPE_CHECKING:
-    from loratory.imaging.recipe import Recipe
     from loratory.tags.edits import Edit
 
 
@@ -21,10 +20,6 @@ class RecipeFix:
     """
 
     changes: Mapping[str, Any] = field(hash=False)
-
-    def applied(self, recipe: "Recipe") -> "Recipe":
-        """The recipe with the change made."""
-        return replace(recipe, **self.changes)
 
 
 @dataclass(frozen=True)

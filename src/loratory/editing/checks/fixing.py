@@ -24,7 +24,8 @@ def plan_fixes(session: "Session", findings: Sequence[CaptionFinding], label: st
 
     everywhere: dict[Edit, None] = {}
     here: defaultdict[str, dict[Edit, None]] = defaultdict(dict)
-    for finding in findings:
+    # What goes in front of everything goes there last: others put the class there while the instance is missing.
+    for finding in sorted(findings, key=lambda finding: finding.rule == "instance-missing"):
         fix = finding.automatic_fix
         if fix is not None and not isinstance(fix.edit, RecipeFix):
             (everywhere if fix.scope == "dataset" else here[finding.item])[fix.edit] = None

@@ -1,7 +1,7 @@
 """What the folders of a dataset say: how trainers read their names, and how they stand against each other."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -66,7 +66,8 @@ def check_folders(layout: Layout, items: "Sequence[Item]", dataset: DatasetSetti
     """What is to be said of the folders. items: all pictures of the session."""
     if layout.dataset is None:
         return [CaptionFinding("layout", "note", None, layout.problem)] if layout.problem else []
-    found = [_joined(finding) for finding in layout.dataset.findings if _belongs(finding, items)]
+    belongs = _belonging(items)
+    found = [_joined(finding) for finding in layout.dataset.findings if belongs(finding)]
     folders = layout.dataset.folders
     for said in (*_mirrored(folders, dataset), *_balance(folders, dataset.goal), *_regularization(folders)):
         found.append(CaptionFinding(said.rule, said.severity, None, said.message))
@@ -80,19 +81,26 @@ def _holds_concepts(directory: Path) -> bool:
         return False
 
 
-def _belongs(finding: Finding, items: "Sequence[Item]") -> bool:
-    """Whether what the scan found is said here: not of captions, not of each of `items`, not of originals."""
-    if finding.rule.startswith("caption-") or finding.rule == "stem-clash" or finding.path is None:
-        return False
-    if finding.rule in _SAID_OF_EACH:
-        return all(item.image != finding.path for item in items)
-    if finding.rule == "image-format":
-        return all(item.directory != finding.path for item in items)
-    if finding.rule == "folder-name":
-        is_original = finding.path.name.casefold() in _NOT_TRAINED_ON_PURPOSE
-        is_reg = any(item.is_reg and finding.path in (item.directory, *item.directory.parents) for item in items)
-        return not is_original and not is_reg and not (finding.path / "recipes.toml").exists()
-    return True
+def _belonging(items: "Sequence[Item]") -> Callable[[Finding], bool]:
+    """Tells whether what the scan found is said here: not of captions, not of each of `items`, not of originals."""
+    images, directories = {item.image for item in items}, {item.directory for item in items}
+    of_reg = {item.directory for item in items if item.is_reg}
+    of_reg |= {parent for directory in of_reg for parent in directory.parents}
+
+    def belongs(finding: Finding) -> bool:
+        path = finding.path
+        if finding.rule.startswith("caption-") or finding.rule == "stem-clash" or path is None:
+            return False
+        if finding.rule in _SAID_OF_EACH:
+            return path not in images
+        if finding.rule == "image-format":
+            return path not in directories
+        if finding.rule == "folder-name":
+            is_original = path.name.casefold() in _NOT_TRAINED_ON_PURPOSE
+            return not is_original and path not in of_reg and not (path / "recipes.toml").exists()
+        return True
+
+    return belongs
 
 
 def _joined(finding: Finding) -> CaptionFinding:

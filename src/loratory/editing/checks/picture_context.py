@@ -1,5 +1,6 @@
 """What the checks of pictures go by: the settings of training, the captions' context, and what is usual in the set."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from loratory.editing.session import Session
     from loratory.imaging.facts import PictureFacts
 
+_WORD = re.compile(r"\w+")
 # A median of fewer says nothing about what is usual.
 _ENOUGH_PICTURES = 8
 
@@ -64,8 +66,8 @@ class PictureContext:
     def said_in(self, item: "Item", names: Sequence[str]) -> bool:
         """Whether a caption has one of these tags, or one that implies it; in sentences, one of these words."""
         if self.captions.style == "natural":
-            text = " ".join(item.caption.text.casefold().split())
-            return any(key(name) in text for name in names)
+            text = f" {' '.join(_WORD.findall(item.caption.text.casefold()))} "
+            return any(f" {' '.join(_WORD.findall(key(name)))} " in text for name in names)
         wanted = {key(name) for name in names}
         return any(tag in wanted or not wanted.isdisjoint(self.captions.facts(tag).implies) for tag in item.bare_keys)
 

@@ -93,7 +93,7 @@ _SIZE = (
         ("note", "warning"),
         "its bucket cuts away more than a sixth of the picture; a warning from a third on",
         "what is cut away is not trained",
-        "crop it yourself, or allow longer buckets",
+        "cut plain ground away, crop it yourself, or allow longer buckets",
     ),
     Rule(
         "extreme-aspect",

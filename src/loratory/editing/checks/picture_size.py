@@ -84,12 +84,10 @@ def sheet(picture: Pictured, context: PictureContext) -> Iterator[Said]:
 
 def _enlarged(picture: Pictured, placement: Placement, context: PictureContext) -> Iterator[Said]:
     width, height = picture.facts.size
-    area = math.prod(context.dataset.resolution_wh)
+    factor = _lacking(picture.facts.size, placement, context.dataset)
     if context.dataset.bucket_no_upscale:
-        factor = math.sqrt(area / (width * height))
         becomes = f"is trained at {placement.bucket[0]}x{placement.bucket[1]} px, below the resolution"
     else:
-        factor = max(placement.resized[0] / width, placement.resized[1] / height)
         becomes = f"is enlarged {factor:.1f} times for training, which blurs it"
     if factor <= _ENLARGED:
         return
@@ -99,6 +97,13 @@ def _enlarged(picture: Pictured, placement: Placement, context: PictureContext) 
     yield Said("low-resolution", severity, message, (), (upscale,))
     if factor >= _TOO_SMALL and not picture.item.is_reg:
         yield from low_res_untagged(picture, context)
+
+
+def _lacking(size: Size, placement: Placement, dataset: DatasetSettings) -> float:
+    """How many times too small a picture of `size` is for training; 1 and below is large enough."""
+    if dataset.bucket_no_upscale:
+        return math.sqrt(math.prod(dataset.resolution_wh) / math.prod(size))
+    return max(placement.resized[0] / size[0], placement.resized[1] / size[1])
 
 
 def low_res_untagged(picture: Pictured, context: PictureContext) -> Iterator[Said]:
@@ -145,6 +150,8 @@ def _cropped(picture: Pictured, placement: Placement, context: PictureContext) -
         return None
     won = (trained.resized[0] / width * facts.size[0] / placement.resized[0]) ** 2
     fix = Fix(f"crop to {width}x{height} px", RecipeFix({"crop": box}))
+    if _lacking((width, height), trained, dataset) > _ENLARGED:
+        fix = Fix(f"crop to {width}x{height} px and upscale it", RecipeFix({"crop": box, "upscale": "auto"}))
     return _Crop(f"{width}x{height}", won, cut_share(trained), fix)
 
 

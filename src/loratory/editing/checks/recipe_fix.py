@@ -36,11 +36,12 @@ class RecipeChange:
 
     def told(self) -> str:
         """The fields that change, as a person reads them: "upscale = auto, skip = yes"."""
-        return ", ".join(
+        changed = [
             f"{field.name} = {_shown(getattr(self.after, field.name))}"
             for field in fields(Recipe)
             if getattr(self.before, field.name) != getattr(self.after, field.name)
-        )
+        ]
+        return ", ".join(changed) or "upscaled anew, for another resolution"
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,12 @@ def plan_recipes(
         fix = finding.automatic_fix
         if fix is not None and isinstance(fix.edit, RecipeFix) and finding.item in by_name:
             wanted[finding.item].update(fix.edit.changes)
-    entries = _by_picture(desk.entries)
+    entries = _by_picture(desk)
     turns = Counter(desk.recipe_of(entry).background for entry in desk.entries)
     stems = Counter(_stem_of(entry) for entry in desk.entries)
     after: dict[str, RecipeChange] = {}
     refused: list[tuple[Path, str]] = []
-    unchanged = 0
+    unchanged, upscaled = 0, False
     for name, changes in wanted.items():
         path = by_name[name]
         entry = entries.get(_place(path))
@@ -94,22 +95,24 @@ def plan_recipes(
             refused += [(path, why)] if why else []
         if "format" in changes and not before.name and stems[_stem_of(entry)] > 1:
             changes = {"name": f"{stem(entry.source.name)}_{extension(entry.source.name)[1:]}", **changes}
-        recipe = fixed(before, changes, turns, Defaults().backgrounds)
+        recipe = with_fix(before, changes, turns, Defaults().backgrounds)
+        upscales = changes.get("upscale") == "auto"
         prepared_for = desk.settled(entry, recipe).resolution
-        if changes.get("upscale") == "auto" and _is_made_elsewhere(entry, desk) and prepared_for is not None:
+        if upscales and prepared_for is not None and _is_made_elsewhere(entry, desk):
             # Recipes say whether a picture is upscaled; how large is said once, for all of the originals.
+            upscales = False
             if math.prod(prepared_for) < math.prod(resolution):
                 refused.append((path, _prepared_for(prepared_for, resolution)))
                 recipe = replace(recipe, upscale=before.upscale)
             elif desk.settled(entry, before).resolution == prepared_for:
                 recipe = replace(recipe, upscale=before.upscale)
-        if recipe == before:
+        if recipe == before and not (upscales and prepared_for != resolution):
             unchanged += 1
         else:
             first = after[entry.name].before if entry.name in after else before
             after[entry.name] = RecipeChange(path, entry.name, first, recipe)
-    upscales = any(change.after.upscale == "auto" for change in after.values())
-    return RecipePlan(label, tuple(after.values()), unchanged, tuple(refused), resolution if upscales else None)
+            upscaled |= upscales
+    return RecipePlan(label, tuple(after.values()), unchanged, tuple(refused), resolution if upscaled else None)
 
 
 def take(
@@ -125,7 +128,7 @@ def take(
     return desk.build(entries, progress=progress or (lambda done, total, name: None), stop=stop or Event())
 
 
-def fixed(before: Recipe, changes: Mapping[str, Any], turns: Counter[str], backgrounds: Sequence[str]) -> Recipe:
+def with_fix(before: Recipe, changes: Mapping[str, Any], turns: Counter[str], backgrounds: Sequence[str]) -> Recipe:
     """The recipe with the changes of a `RecipeFix`, their boxes in px of the original.
 
     turns: how often each background is used. Where one is asked for, it is the one of `backgrounds` that is used least,
@@ -146,10 +149,11 @@ def fixed(before: Recipe, changes: Mapping[str, Any], turns: Counter[str], backg
     return replace(before, **values)
 
 
-def _by_picture(entries: "Sequence[Entry]") -> "dict[Path, Entry]":
+def _by_picture(desk: "Desk") -> "dict[Path, Entry]":
     """The entries by each file that may be the picture of a finding."""
-    by_picture: dict[Path, Entry] = {}
-    for entry in entries:
+    # Where its recipe could not be done, a picture of the dataset still lies where it always did.
+    by_picture = {_place(desk.root / entry.name): entry for entry in desk.entries}
+    for entry in desk.entries:
         for path in (entry.source, *entry.outputs):
             by_picture[_place(path)] = entry
     return by_picture
@@ -166,9 +170,7 @@ def _place(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
-def _in_original(
-    changes: Mapping[str, Any], made: Path, entry: "Entry", recipe: Recipe
-) -> tuple[dict[str, Any], str]:
+def _in_original(changes: Mapping[str, Any], made: Path, entry: "Entry", recipe: Recipe) -> tuple[dict[str, Any], str]:
     """Changes with their boxes in px of the original that `recipe` made the picture of; without boxes where that
     cannot be told, and why."""
     others = {field: value for field, value in changes.items() if field not in _BOXES}

@@ -45,7 +45,7 @@ class Building(Verb):
         self._screen.work.build(name, count, self._built)
         snapshot = self._screen.snapshot
         place = None if snapshot is None else snapshot.destination
-        into = "" if place is None else f" into {shown(place.name)}"
+        into = "; the originals are kept" if place is None else f" into {shown(place.name)}"
         self._tell(f"building {pictures(count)}{into} · R stops it, all else goes on")
         self._screen.watch_build()
 
@@ -109,7 +109,8 @@ class Building(Verb):
         def ask_resolution(text: str) -> None:
             repeats = int(text) if _is_number(text) else 0
             if not 1 <= repeats <= MOST_REPEATS:
-                self._tell(f"repeats are a whole number from 1 to {MOST_REPEATS}: P asks again", wrong=True)
+                self._tell(f"4 of 5: repeats are a whole number from 1 to {MOST_REPEATS}", wrong=True)
+                screen.ask("repeats", text, ask_resolution)
                 return
             width, height = snapshot.trained_by.resolution_wh
             now = str(width) if width == height else f"{width}x{height}"
@@ -120,11 +121,12 @@ class Building(Verb):
         def take(settled: "Prepare", text: str) -> None:
             resolution = _resolution(text)
             if resolution is None:
-                self._tell("a resolution is 1024, or 832x1216: P asks again", wrong=True)
+                self._tell("5 of 5: a resolution is 1024, or 832x1216", wrong=True)
+                screen.ask("resolution", text, lambda text: take(settled, text))
             else:
                 self._remember(settled, resolution, go_on)
 
-        why = f"the training folder, seen from {shown(name)}; nothing is ever written into the originals"
+        why = f"where the training folder is, seen from {shown(name)}"
         ask(1, why, "training folder", prepare.destination or f"../{name}-train", ask_token)
 
     def _remember(self, prepare: "Prepare", resolution: tuple[int, int], go_on: Callable[[], None]) -> None:

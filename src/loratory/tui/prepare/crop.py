@@ -100,17 +100,6 @@ def with_ratio(box: Box, size: Size, ratio: float | None) -> Box:
     return _centred(box, size, *_fitted(width, height, size, ratio, by_width=True))
 
 
-def in_original(box: Box, made: Size, cut: Box, *, flip: bool) -> Box:
-    """A box of what was made, in px of the original. made: the size of what was made. cut: what was cut out for it."""
-    width, height = sides(cut)
-    left, right = box[0] * width / made[0], box[2] * width / made[0]
-    top, bottom = box[1] * height / made[1], box[3] * height / made[1]
-    if flip:
-        left, right = width - right, width - left
-    inside = clamped((round(left), round(top), round(right), round(bottom)), (width, height))
-    return moved(inside, (cut[2], cut[3]), cut[0], cut[1])
-
-
 def step_px(size: Size) -> int:
     """How far a key moves where no number says it."""
     return max(1, max(size) // _STEPS)

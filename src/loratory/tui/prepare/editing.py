@@ -208,7 +208,7 @@ class Editing(Verb):
             return
         recipe = self._state.fixed(entry, fix.edit, finding.path)
         if recipe is None:
-            self._tell("the recipe splits this picture already: c shows the boxes", wrong=True)
+            self._tell("the recipe splits this picture already, or waits to be built: c shows the boxes", wrong=True)
         elif recipe == self._state.recipe(entry) and self._state.is_pending(entry):
             self._tell(f"building it does that: {self._screen.keymap.keys_of('run')} builds what is pending")
         else:

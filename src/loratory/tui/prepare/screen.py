@@ -52,6 +52,7 @@ class PrepareScreen(Pane):
         self.commands = Verbs(self)
         self.marking = Marking(self.state, self.commands.editing.give, self.tell, self.show_help)
         self.snapshot: Snapshot | None = None
+        self._looking = False
         self._items: list[Item] | None = None
         self._names: dict[Path, str] = {}
         with Vertical():
@@ -104,6 +105,24 @@ class PrepareScreen(Pane):
         self.state.facts.update(facts)
         self.look()
 
+    def _look_at_current(self) -> None:
+        """Looks at the picture at the cursor before all others: of thousands it may be the last."""
+        entry = self.state.current
+        if entry is None or self._looking or self.state.facts_of(entry) is not None:
+            return
+        self._looking = True
+
+        def look() -> dict[Path, PictureFacts]:
+            from loratory.imaging.survey import facts_of
+
+            return {entry.source: facts_of(entry.source)}
+
+        def done(facts: dict[Path, PictureFacts]) -> None:
+            self._looking = False
+            self.take_facts(facts)
+
+        self.work.run(look, done)
+
     def take_findings(self, findings: Mapping[str, tuple[CaptionFinding, ...]], *, complete: bool) -> None:
         """What is wrong with the pictures, as far as they were looked at. complete: all were."""
         self.state.take_findings(findings, complete=complete)
@@ -137,6 +156,7 @@ class PrepareScreen(Pane):
     # --- looking ---
 
     def draw(self) -> None:
+        self._look_at_current()
         state, glyphs = self.state, self.glyphs
         self._put("#prepare-status", views.status_line(state, self.size.width, glyphs))
         marking = state.boxes is not None

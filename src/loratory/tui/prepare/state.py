@@ -1,15 +1,16 @@
 """What the prepare pane knows, without a screen: pictures, facts, findings, recipes as they are shown, the place."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from loratory.editing.checks.finding import CaptionFinding, RecipeFix
+from loratory.editing.checks.recipe_fix import with_fix
 from loratory.imaging.facts import PictureFacts
-from loratory.imaging.recipe import Box, Defaults, Recipe
-from loratory.tui.prepare.crop import Boxes, clamped, in_original, whole
+from loratory.imaging.recipe import Box, Defaults, Recipe, in_original
+from loratory.tui.prepare.crop import Boxes, clamped
 
 if TYPE_CHECKING:
     from loratory.config.schema import DatasetSettings
@@ -170,8 +171,12 @@ class PrepareState:
                 case _:
                     return getattr(recipe, name) == value
 
-        edits = [fix.edit for fix in finding.fixes if isinstance(fix.edit, RecipeFix)]
-        return any(all(says(name, value) for name, value in edit.changes.items()) for edit in edits)
+        edits = [fix.edit.changes for fix in finding.fixes if isinstance(fix.edit, RecipeFix)]
+        return any(
+            # What was cut otherwise than suggested may be large enough.
+            all(says(name, value) for name, value in changes.items() if name != "upscale" or "crop" not in changes)
+            for changes in edits
+        )
 
     def is_serious(self, entry: "Entry") -> bool:
         """Whether something is found that is more than worth knowing."""
@@ -260,55 +265,47 @@ class PrepareState:
 
         pictured: the picture that the finding is about, in whose px the boxes are.
         """
-        before = self.recipe(entry)
-        changes = dict(fix.changes)
-        if changes.get("skip"):
-            return replace(before, skip=True)
-        if changes.get("background") == "":
-            changes["background"] = before.background or self._next_background(entry)
-        for name in ("crop", "erase", "split"):
-            if changes.get(name):
-                boxes = (changes[name],) if name == "crop" else changes[name]
-                placed = self._in_original(entry, boxes, pictured)
-                if placed is None:
-                    return None
-                changes[name] = placed[0] if name == "crop" else placed
-        if "erase" in changes:
-            changes["erase"] = tuple(dict.fromkeys((*before.erase, *changes["erase"])))
-        if changes.get("split"):
-            changes["crop"] = None
-        if changes.get("crop"):
-            changes["split"] = ()
-        return replace(before, **changes)
-
-    def _in_original(self, entry: "Entry", boxes: Sequence[Box], pictured: Path | None) -> tuple[Box, ...] | None:
-        facts, seen = self.facts_of(entry), self.facts.get(pictured or entry.source)
-        if facts is None or seen is None or facts.problem or seen.problem:
-            return None
-        if pictured in (None, entry.source):
-            return tuple(clamped(box, facts.size) for box in boxes)
-        recipe = self.recipe(entry)
-        if recipe.split:
-            return None
-        return tuple(in_original(box, seen.size, recipe.crop or whole(facts.size), flip=recipe.flip) for box in boxes)
-
-    def _next_background(self, entry: "Entry") -> str:
-        """The colour that had its turn least often."""
-        names = self.defaults(entry).backgrounds
-        used = Counter(self.recipe(other).background for other in self.entries)
-        return min(names, key=lambda name: used[name]) if names else "white"
+        return self._fixed(entry, self.recipe(entry), fix, pictured, self._turns())
 
     def alike(self, finding: CaptionFinding) -> dict[str, Recipe]:
         """What the fix of a finding makes of the recipe of each picture in the list that has the same finding."""
         recipes: dict[str, Recipe] = {}
+        turns = self._turns()
         for entry in self.shown:
             for other in self.findings_of(entry):
                 fix = other.automatic_fix
                 if other.rule == finding.rule and fix is not None and isinstance(fix.edit, RecipeFix):
-                    fixed = self.fixed(entry, fix.edit, other.path)
+                    before = recipes.get(entry.name, self.recipe(entry))
+                    fixed = self._fixed(entry, before, fix.edit, other.path, turns)
                     if fixed is not None:
                         recipes[entry.name] = fixed
         return recipes
+
+    def _fixed(
+        self, entry: "Entry", before: Recipe, fix: RecipeFix, pictured: Path | None, turns: Counter[str]
+    ) -> Recipe | None:
+        changes = dict(fix.changes)
+        for name in ("crop", "erase", "split"):
+            if changes.get(name):
+                boxes = (changes[name],) if name == "crop" else changes[name]
+                placed = [self._in_original(entry, box, pictured) for box in boxes]
+                if None in placed:
+                    return None
+                changes[name] = placed[0] if name == "crop" else tuple(placed)
+        return with_fix(before, changes, turns, self.defaults(entry).backgrounds)
+
+    def _in_original(self, entry: "Entry", box: Box, pictured: Path | None) -> Box | None:
+        facts, seen = self.facts_of(entry), self.facts.get(pictured or entry.source)
+        if facts is None or seen is None or facts.problem or seen.problem:
+            return None
+        if pictured in (None, entry.source):
+            return clamped(box, facts.size)
+        # What is on disk is not what a recipe that waits to be built makes.
+        return None if self.is_pending(entry) else in_original(box, seen.size, self.recipe(entry), facts.size)
+
+    def _turns(self) -> Counter[str]:
+        """How often each colour had its turn."""
+        return Counter(self.recipe(entry).background for entry in self.entries)
 
     # --- boxes being marked ---
 

@@ -16,6 +16,7 @@ from loratory.tui.prepare.words import (
     facts_words,
     percent,
     recipe_words,
+    times,
     trained,
     trained_words,
     won_share,
@@ -222,14 +223,14 @@ def _box_lines(state: PrepareState, boxes: Boxes, width: int, glyphs: Glyphs) ->
     if boxes.box == (0, 0, *boxes.size):
         lines += _text("all of the picture", width)
     elif won >= 0.005:
-        times = 1 / max(1e-9, 1 - won)
-        lines += _text(f"wins {percent(won)}: {times:.2g}x the px for what is inside", width, "$text-success")
+        gained = times(1 / max(1e-9, 1 - won))
+        lines += _text(f"wins {percent(won)}: {gained} the px for what is inside", width, "$text-success")
     else:
         lines += _text("wins no px: training enlarges so small a box", width, "$text-warning")
     look = trained((box_width, box_height), state.recipe(entry), state.defaults(entry), state.trained_by)
     lines += _text(trained_words(look), width)
     if look.by_network:
-        lines += _text(f"enlarged {look.scale:.2g}x with a network", width, "$foreground-muted")
+        lines += _text(f"enlarged {times(look.scale)} with a network", width, "$foreground-muted")
     if len(boxes.kept) > 1:
         lines += [Content(""), *_text(f"{len(boxes.kept)} boxes: a picture each", width)]
     return lines

@@ -101,7 +101,7 @@ def recipe_words(
     if facts is not None and facts.transparent_share:
         words.append(f"flatten on {recipe.background or 'the colour whose turn it is'}")
     elif recipe.background:
-        words.append(f"{recipe.background} behind it, were it transparent")
+        words.append(f"{recipe.background} behind it" + ("" if facts is None else ", were it transparent"))
     if recipe.erase:
         words.append("erase " + ("a part" if len(recipe.erase) == 1 else f"{len(recipe.erase)} parts"))
     words += _cut_words(recipe, facts, defaults)
@@ -145,7 +145,7 @@ def _size_words(recipe: Recipe, facts: PictureFacts | None, defaults: Defaults, 
     looks = (trained(size, recipe, defaults, settings) for size in sizes)
     scales = [look.scale for look in looks if look.by_network]
     if scales:
-        words.append(f"enlarge {max(scales):.2g}x with a network")
+        words.append(f"enlarge {times(max(scales))} with a network")
     return words
 
 
@@ -155,7 +155,7 @@ def trained_words(look: Trained) -> str:
     if look.scale < 1 / _SHRUNK_FROM:
         parts.append(f"shrunk to {percent(look.scale)}")
     elif look.scale > 1.005 and not look.by_network:
-        parts.append(f"enlarged {look.scale:.2g}x")
+        parts.append(f"enlarged {times(look.scale)}")
     if look.cut_share >= 0.005:
         parts.append(f"{percent(look.cut_share)} cut away")
     return ", ".join(parts)
@@ -166,6 +166,11 @@ def percent(share: float) -> str:
     if 0 < share < 0.01:
         return "<1%"
     return f"{min(99, round(100 * share)) if share < 1 else round(100 * share)}%"
+
+
+def times(scale: float) -> str:
+    """A factor: 1.02x, 1.5x, 13x."""
+    return f"{scale:.3g}x" if scale < 1.1 else f"{scale:.2g}x"
 
 
 def duration(seconds: float) -> str:

@@ -164,7 +164,7 @@ def _pairs(figures: Figures) -> TableView:
         notes.append(f"always together, on {fused.pictures} pictures: {', '.join(fused.tags)}")
     if len(figures.fused) > 2:
         notes.append(f"and {len(figures.fused) - 2} more groups of tags that are never apart")
-    return TableView(columns, lines, tuple(notes), "No two tags meet oftener than by chance.")
+    return TableView(columns, lines, tuple(notes), "No two tags meet more often than by chance.")
 
 
 def _exposure(figures: Figures, what_if: WhatIf | None, goal: Goal) -> TableView:
