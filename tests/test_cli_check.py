@@ -338,3 +338,21 @@ def test_settings_of_a_dataset_are_kept(dataset: Path) -> None:
     again = open_session(dataset).settings
     assert (again.train_batch_size, again.dataset_settings(dataset).resolution_wh) == (4, (640, 512))
     assert again.kept == {"implied": ["anthro"]}
+
+
+def test_what_no_run_trains_is_not_spoken_of(dataset: Path) -> None:
+    alone = found(dataset, "--no-pictures")
+    originals = dataset / "Raw"
+    originals.mkdir()
+    for number in range(3):
+        (originals / f"{number}.png").touch()
+    assert found(dataset, "--no-pictures") == alone
+    assert found(dataset, "--no-pictures", "--where", "untagged")["findings"] == []
+
+
+def test_other_formats_in_regularization_sets_are_told(tmp_path: Path) -> None:
+    for folder, name in (("1_fox", "a.png"), ("reg/1_dog", "b.png"), ("reg/1_dog", "c.gif")):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (600, 600), 128).save(tmp_path / folder / name)
+    said = [(each["picture"], each["rule"]) for each in found(tmp_path)["findings"] if each["picture"]]
+    assert [rule for name, rule in said if name == "reg/1_dog/c.gif"] == ["image-format"]

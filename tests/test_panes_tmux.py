@@ -143,17 +143,17 @@ def noise(folder: Path, count: int) -> None:
 
 def test_a_killed_run_is_gone_on_with(terminal: Terminal, tmp_path: Path) -> None:
     raw, concept = tmp_path / "raw", tmp_path / "train" / "3_fox"
-    noise(raw, 24)
+    noise(raw, 12)
     (raw / "recipes.toml").write_text(RECIPES)
     open_pane(terminal, raw, "2")
-    terminal.wait_for(r"PREPARE .* 24 to be built")
+    terminal.wait_for(r"PREPARE .* 12 to be built")
     terminal("send-keys", "r")
     wait_for(lambda: len(list(concept.glob("*.png"))) >= 2)
     for process in family_of(terminal):
         process.kill()
     terminal.wait_for("exit code 137")
     made = {path.name: path.stat().st_mtime_ns for path in concept.glob("*.png")}
-    assert 2 <= len(made) < 24, "the run was not caught half way"
+    assert 2 <= len(made) < 12, "the run was not caught half way"
     terminal.close()
 
     terminal = Terminal()
@@ -162,18 +162,18 @@ def test_a_killed_run_is_gone_on_with(terminal: Terminal, tmp_path: Path) -> Non
         # Those that were done are known to be.
         lines = terminal.wait_for(r"PREPARE .* [1-9]\d* to be built")
         pending = int(re.findall(r"(\d+) to be built", "\n".join(lines))[0])
-        assert 24 - len(made) <= pending < 24
+        assert 12 - len(made) <= pending < 12
         terminal("send-keys", "r")
         terminal.wait_for(rf"{pending} pictures built")
         quit_program(terminal)
     finally:
         terminal.close()
-    assert {path.name for path in concept.iterdir()} == {f"n{index:02}.png" for index in range(24)}
-    for index in range(24):
+    assert {path.name for path in concept.iterdir()} == {f"n{index:02}.png" for index in range(12)}
+    for index in range(12):
         with Image.open(raw / f"n{index:02}.bmp") as source, Image.open(concept / f"n{index:02}.png") as result:
             assert result.tobytes() == source.tobytes()
     kept = {path.name for path in concept.iterdir() if made.get(path.name) == path.stat().st_mtime_ns}
-    assert len(kept) >= 24 - pending, "what was made is not made again"
+    assert len(kept) >= 12 - pending, "what was made is not made again"
 
 
 def test_a_terminal_that_goes_away_and_one_that_can_do_less(terminal: Terminal, tmp_path: Path) -> None:
@@ -186,11 +186,12 @@ def test_a_terminal_that_goes_away_and_one_that_can_do_less(terminal: Terminal, 
     terminal.wait_for(r"PREPARE .* 6 to be built")
     terminal.wait_for("1600x1200 ->")
     terminal("send-keys", "c", "a", "l")
-    terminal.wait_for("CROP ")
-    screen = "\n".join(terminal.lines())
+    # The box is shown, and the picture beside what is told of it.
+    lines = terminal.until(lambda lines: "1575x1200 px" in "\n".join(lines) and sum("++" in line for line in lines) > 8)
+    screen = "\n".join(lines)
+    assert "CROP " in screen
     assert screen.isascii(), sorted(set(re.findall(r"[^\x00-\x7f]", screen)))
     # The window is made small and large again while boxes are marked.
-    lines = terminal.until(lambda lines: any("1575x1200 px" in line for line in lines))
     for width, height in ((30, 8), (80, 24)):
         terminal("resize-window", "-x", str(width), "-y", str(height))
     assert terminal.shows(lines)

@@ -82,6 +82,7 @@ def check(
     for rule in (*rules, *(fix for fix in fixes if fix != _ALL)):
         _known_rule(rule)
 
+    from loratory.editing.checks.folders import trained
     from loratory.tags.query import parse_query
 
     query = None if where is None else parse_query(where)
@@ -93,11 +94,12 @@ def check(
     if fixes:
         return _mend(session, items, found, fixes, vocabulary, size, dry_run=dry_run, as_json=as_json)
     found = [finding for finding in found if not rules or finding.rule in rules]
+    count = len(trained(session.items, session.directory))
     if as_json:
-        output.data_json({"vocabulary": session.site, "captions": len(session.items), "findings": _as_json(found)})
+        output.data_json({"vocabulary": session.site, "captions": count, "findings": _as_json(found)})
     else:
         _print(found, everything=bool(rules))
-        _sum_up(session, found, size if looks else None, picked=query is not None)
+        _sum_up(session, found, count, size if looks else None, picked=query is not None)
     return FAILED if any(finding.severity != "note" for finding in found) else 0
 
 
@@ -144,6 +146,7 @@ def _findings(
     from loratory.editing.checks.caption import check_caption, issues
     from loratory.editing.checks.context import session_context
     from loratory.editing.checks.dataset_wide import check_set
+    from loratory.editing.checks.folders import trained
 
     with output.working("checking captions"):
         context = session_context(session)
@@ -152,7 +155,7 @@ def _findings(
     if pictures:
         found, others = _of_pictures(session, context, config)
     session.facts.issues_of = lambda item: issues(item, context)
-    items = session.find(query)
+    items = trained(session.find(query), session.directory)
     if query is not None:
         picked = {item.name for item in items}
         found = [finding for finding in found if finding.item in picked]
@@ -234,16 +237,24 @@ def _print(found: "Sequence[CaptionFinding]", *, everything: bool) -> None:
 
 
 def _sum_up(
-    session: "Session", found: "Sequence[CaptionFinding]", resolution: tuple[int, int] | None, *, picked: bool
+    session: "Session",
+    found: "Sequence[CaptionFinding]",
+    count: int,
+    resolution: tuple[int, int] | None,
+    *,
+    picked: bool,
 ) -> None:
-    """How much was found, and by what it goes. resolution: that pictures were judged by, None where they were not."""
+    """How much was found, and by what it goes.
+
+    count: of the pictures that a run would train. resolution: that pictures were judged by, None where they were not.
+    """
     counts = Counter(finding.severity for finding in found)
     said = [
         f"{counts[severity]} {severity}{'' if counts[severity] == 1 else 's'}"
         for severity in ("error", "warning", "note")
         if counts[severity]
     ]
-    looked_at = "the pictures that match" if picked else pictures(len(session.items))
+    looked_at = "the pictures that match" if picked else pictures(count)
     size = "" if resolution is None else f" for {resolution[0]}x{resolution[1]} px"
     output.say(f"{', '.join(said) or 'Nothing found'} in {looked_at}{size}, by the vocabulary of {session.site}.")
     if not session.vocabulary.known() and session.site != "natural":

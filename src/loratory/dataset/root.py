@@ -1,4 +1,4 @@
-"""Where a dataset begins: the folder whose `.loratory` tells of its captions, its pictures and what was done to them."""
+"""Where a dataset begins: the folder whose `.loratory` tells of its captions, pictures and what was done to them."""
 
 from pathlib import Path
 

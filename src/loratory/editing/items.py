@@ -203,10 +203,15 @@ def _folders(directory: Path, seen: set[tuple[int, int]], depth: int) -> Iterato
             yield from _folders(Path(entry.path), seen, depth - 1)
 
 
+def is_regularization(directory: Path, root: Path) -> bool:
+    """Whether a folder of the dataset at `root` lies in one that is named as regularization sets are."""
+    return any(part.casefold() in _REGULARIZATION for part in directory.relative_to(root).parts)
+
+
 def _items_of(directory: Path, listing: Listing, root: Path, caption_extension: str) -> list[Item]:
     names = frozenset(listing.names)
     _, class_tokens, problem = parse_folder_name(directory.name)
-    is_reg = any(part.casefold() in _REGULARIZATION for part in directory.relative_to(root).parts)
+    is_reg = is_regularization(directory, root)
     below = os.path.relpath(directory, root).replace(os.sep, "/")
     prefix = "" if below == "." else f"{below}/"
     items: list[Item] = []

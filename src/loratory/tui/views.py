@@ -14,7 +14,7 @@ from loratory.tui.finding_index import FindingIndex
 from loratory.tui.insert import Purpose
 from loratory.tui.keys import PANES, Keymap, hints
 from loratory.tui.normal import Normal
-from loratory.tui.text import Glyphs, fitted, printable, wrapped
+from loratory.tui.text import Glyphs, fitted, plain, printable, wrapped
 from loratory.tui.widgets.tag_panel import PanelView, TagView
 
 _PROGRAM = " Loratory  "
@@ -42,8 +42,7 @@ def title_line(session: Session, place: str | None, pane: str, width: int, glyph
     if not with_tabs:
         return Content(left + right)
     shown = [
-        Content(tab).stylize("reverse" if name == pane else "$foreground-muted")
-        for tab, name in zip(tabs, PANES, strict=True)
+        plain(tab, "reverse" if name == pane else "$foreground-muted") for tab, name in zip(tabs, PANES, strict=True)
     ]
     return Content(left) + Content("  ").join(shown) + Content(f"  {right}")
 

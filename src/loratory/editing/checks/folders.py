@@ -154,7 +154,8 @@ def _regularization(folders: Sequence[ConceptFolder]) -> Iterator[Said]:
     if reg_images < _FEW_REG * images and reg_images < _ENOUGH_REG:
         severity: Severity = "warning" if reg_images < _FEWEST_REG * images else "note"
         message = (
-            f"{reg_images} regularization pictures stand against {images} to train on, so each is seen about "
+            f"{reg_images} regularization {'picture stands' if reg_images == 1 else 'pictures stand'} against {images} "
+            "to train on, so each is seen about "
             f"{images / reg_images:.2g} times as often, and is learnt itself. Use about {min(images, _ENOUGH_REG)}."
         )
         yield Said("reg-count", severity, message)

@@ -11,7 +11,7 @@ from loratory.editing.checks.dataset_pictures import check_pictures
 from loratory.editing.checks.finding import CaptionFinding
 from loratory.editing.checks.folders import check_folders, read_layout, trained
 from loratory.editing.checks.picture_context import PictureContext, Pictured, picture_context
-from loratory.editing.items import Item
+from loratory.editing.items import Item, is_regularization
 from loratory.errors import LoratoryError
 from loratory.preparation.places import find_pictures
 
@@ -92,4 +92,5 @@ def _other_formats(session: "Session") -> list[Item]:
 def _other(path: Path, root: Path) -> Item:
     _, tokens, problem = parse_folder_name(path.parent.name)
     name = path.relative_to(root).as_posix()
-    return Item(path.parent, path.name, f"{stem(path.name)}.txt", name, "" if problem else tokens, is_reg=False)
+    is_reg = is_regularization(path.parent, root)
+    return Item(path.parent, path.name, f"{stem(path.name)}.txt", name, "" if problem else tokens, is_reg)

@@ -78,10 +78,10 @@ def status_line(state: PrepareState, width: int, glyphs: Glyphs) -> Content:
         right = ""
     return Content.assemble(
         " ",
-        (f" {mode} ", "reverse bold"),
+        (printable(f" {mode} "), "reverse bold"),
         " ",
         fitted(scope, room - cell_len(right), glyphs.ellipsis),
-        (f" {right}", "$foreground-muted"),
+        (printable(f" {right}"), "$foreground-muted"),
     )
 
 
@@ -106,9 +106,9 @@ def progress_line(progress: Progress, now_s: float, width: int, glyphs: Glyphs) 
     name = f"{dot}{shown(progress.name)}" if progress.name else ""
     return Content.assemble(
         " ",
-        (bar * full, "$text-accent"),
-        (rest * (bar_width - full), "$foreground-muted"),
-        f" {text}",
+        (printable(bar * full), "$text-accent"),
+        (printable(rest * (bar_width - full)), "$foreground-muted"),
+        printable(f" {text}"),
         (fitted(name, max(0, width - bar_width - cell_len(text) - 3), glyphs.ellipsis), "$foreground-muted"),
     )
 

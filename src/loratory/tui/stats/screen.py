@@ -22,7 +22,7 @@ from loratory.errors import LoratoryError
 from loratory.tui.editor import Told
 from loratory.tui.pane import Pane
 from loratory.tui.stats.sections import BALANCE, SECTIONS, Figures, balance_view, section_view
-from loratory.tui.text import fitted
+from loratory.tui.text import fitted, plain
 from loratory.tui.widgets.table import Table, TableView
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class StatsScreen(Pane):
         for index, name in enumerate(SECTIONS):
             mark = "*" if name == BALANCE and self._is_tried else ""
             style = "reverse bold" if index == self._section else "$foreground-muted"
-            tabs.append(Content(f" {name}{mark} ").stylize(style))
+            tabs.append(plain(f" {name}{mark} ", style))
         line = Content("").join(tabs)
         room = width - line.cell_length
         progress = self._progress if room > 12 else ""

@@ -10,7 +10,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widget import Widget
 
-from loratory.tui.text import Glyphs, fitted, printable, wrapped
+from loratory.tui.text import Glyphs, fitted, plain, printable, wrapped
 
 _GAP = 2
 _LEAST_TEXT = 8
@@ -127,8 +127,8 @@ class Table(Widget):
                 bar = self._glyphs.bar * filled
                 parts.append(Content(fitted(bar, room)).stylize("$text-accent"))
             else:
-                parts.append(Content(_aligned(printable(cell), column, room, self._glyphs.ellipsis)))
-        row = Content(" " * _GAP).join(parts)
+                parts.append(plain(_aligned(printable(cell), column, room, self._glyphs.ellipsis)))
+        row = plain(" " * _GAP).join(parts)
         if line.style:
             row = row.stylize(line.style)
         lead = Content(f"{self._glyphs.cursor if here else ' '} ").stylize("$text-accent")
