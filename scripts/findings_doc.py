@@ -36,9 +36,9 @@ editor and the pane *Prepare* offer it.
 
 Fixes of captions are one batch: `--dry-run` prints them as a diff, and `loratory tag undo DIR` takes them back. Fixes
 of pictures change their recipes, and the pictures are made anew from that: `--dry-run` prints the recipes, and
-`loratory prepare DIR --undo` takes them back. Nothing is deleted: the original is put aside in `.loratory/originals/`, a picture
-that is left out too, and undo brings it back byte for byte. What was done, such as the colour put behind transparency,
-is added to the caption.
+`loratory prepare DIR --undo` takes them back. Nothing is deleted: the original is put aside in
+`.loratory/originals/`, a picture that is left out too, and undo brings it back byte for byte. What was done, such as
+the colour put behind transparency, is added to the caption.
 
 ## What it goes by
 

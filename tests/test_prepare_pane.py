@@ -332,6 +332,22 @@ def test_leaving_a_question_or_beginning_to_mark_ends_what_was_told(tmp_path: Pa
     run(scenario())
 
 
+def test_the_picture_at_the_cursor_is_looked_at_before_all_others(tmp_path: Path) -> None:
+    folder = originals(tmp_path)
+
+    async def scenario() -> None:
+        # The look at all of them gets nowhere.
+        with mock.patch("loratory.imaging.survey.survey", return_value=()):
+            async with open_pane(folder) as hand:
+                await hand.type("G")
+                await hand.until(lambda: hand.shows("600x240 → bucket"))
+                await hand.type("c")
+                assert hand.shows("CROP")
+                assert len(hand.state.facts) < 4
+
+    run(scenario())
+
+
 def test_where_it_goes_is_asked_once(tmp_path: Path) -> None:
     folder = originals(tmp_path, RECIPES.partition("[defaults]")[2].join(["[defaults]", ""]))
 

@@ -139,7 +139,7 @@ def print_report(desk: "Desk", report: "Report") -> None:
     if outcome is not None:
         merged = f", {len(outcome.merged)} of them joined with what was edited there" if outcome.merged else ""
         output.say(
-            f"{len(outcome.written)} captions written{merged}; `loratory tag undo {shlex.quote(str(desk.root))}` "
+            f"{_captions(len(outcome.written))} written{merged}; `loratory tag undo {shlex.quote(str(desk.root))}` "
             "takes that back."
         )
         skipped = [(_below(path, desk.root), why) for path, why in outcome.skipped]
@@ -206,3 +206,7 @@ def print_history(desk: "Desk", as_json: bool) -> int:
 
 def _below(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+
+
+def _captions(count: int) -> str:
+    return "1 caption" if count == 1 else f"{count} captions"
