@@ -246,7 +246,7 @@ def test_a_full_disk_loses_nothing_and_the_next_run_goes_on(
         patched.setattr(make, "_write", write)
         done = prepare(raw, train, "--token", "fox", "--jobs", "1", *SMALL)
     assert done.code == 1
-    assert "The disk is full: 3 pictures were made, 3 are still to be." in done.err
+    assert "The disk is full: made 3 pictures, 3 still to do." in done.err
     assert len(list((train / "1_fox").glob("*.png"))) == 3
     assert not list((train / "1_fox").glob(".*"))
     done = prepare(raw, train)

@@ -15,6 +15,7 @@ from threading import Event, Thread
 from typing import Literal
 
 from loratory.atomic import leftovers_of
+from loratory.dataset.listing import pictures
 from loratory.errors import FAILED, LoratoryError
 from loratory.imaging.workers import Failure, mapped
 from loratory.preparation.make import DISK_FULL, Made, Maker, make
@@ -161,8 +162,8 @@ class Build:
                         self.report.failed.append((plan.original.path, made.reason))
                         if made.reason == DISK_FULL:
                             raise LoratoryError(
-                                f"The disk is full: {len(self.report.made)} pictures were made, "
-                                f"{total - done + 1} are still to be.",
+                                f"The disk is full: made {pictures(len(self.report.made))}, "
+                                f"{total - done + 1} still to do.",
                                 hint="Make room and run it again: it goes on where it stopped.",
                                 exit_code=FAILED,
                             )
