@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loratory.config.schema import DatasetSettings
-from loratory.dataset.buckets import kohya_crop_top_left, make_buckets, place_image
+from loratory.dataset.buckets import kohya_crop_top_left, make_buckets, place_image, widened_to_bucket
 from loratory.errors import LoratoryError
 
 FIGURES = json.loads((Path(__file__).parent / "data" / "buckets.json").read_text())
@@ -152,3 +152,21 @@ def test_limits_are_rounded_to_steps() -> None:
 def test_no_room_for_one_step_is_an_error_that_names_the_keys() -> None:
     with pytest.raises(LoratoryError, match=r"resolution = 40x40.*bucket_reso_steps = 64"):
         make_buckets((40, 40), 32, 64, 64)
+
+
+@given(
+    st.tuples(st.integers(1, 3000), st.integers(1, 3000)),
+    st.tuples(*[st.floats(0, 1)] * 4),
+    st.sampled_from([256, 512, 1024]),
+)
+def test_a_box_widened_to_its_bucket_holds_the_box_within_the_picture(
+    size: tuple[int, int], shares: tuple[float, float, float, float], side: int
+) -> None:
+    settings = dataset_settings(resolution=side)
+    width, height = size
+    left, right = sorted((int(shares[0] * (width - 1)), int(shares[1] * (width - 1))))
+    top, bottom = sorted((int(shares[2] * (height - 1)), int(shares[3] * (height - 1))))
+    box = (left, top, right + 1, bottom + 1)
+    wide = widened_to_bucket(box, size, settings)
+    assert 0 <= wide[0] <= box[0] and box[2] <= wide[2] <= width
+    assert 0 <= wide[1] <= box[1] and box[3] <= wide[3] <= height

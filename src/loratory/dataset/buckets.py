@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from loratory.config.schema import DatasetSettings
 from loratory.errors import LoratoryError
+from loratory.imaging.recipe import Box
 
 Size = tuple[int, int]
 
@@ -94,6 +95,16 @@ def place_image(size: Size, settings: DatasetSettings) -> Placement:
     )
 
 
+def widened_to_bucket(box: Box, size: Size, settings: DatasetSettings) -> Box:
+    """A crop box with as much more of the picture as the shape of its bucket has room for, which the bucket would
+    otherwise cut off the box. size: of the picture."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    across, along = place_image((width, height), settings).bucket
+    left, right = _widened(box[0], box[2], max(width, round(height * across / along)), size[0])
+    top, bottom = _widened(box[1], box[3], max(height, round(width * along / across)), size[1])
+    return left, top, right, bottom
+
+
 def kohya_crop_top_left(size: Size, bucket: Size) -> tuple[int, int]:
     """The (top, left) that sd-scripts gives SDXL as crop coordinates, for comparison with its runs.
 
@@ -104,6 +115,13 @@ def kohya_crop_top_left(size: Size, bucket: Size) -> tuple[int, int]:
     if bucket[0] / bucket[1] > aspect:
         return 0, int((bucket[0] - bucket[1] * aspect) // 2)
     return int((bucket[1] - bucket[0] / aspect) // 2), 0
+
+
+def _widened(first: int, last: int, to: int, limit: int) -> tuple[int, int]:
+    """A range widened to both sides within 0 to `limit`; what one side has no room for goes to the other."""
+    to = min(to, limit)
+    start = min(max(0, first - (to - (last - first)) // 2), limit - to)
+    return start, start + to
 
 
 def _closest(aspect: float, buckets: tuple[Size, ...]) -> Size:

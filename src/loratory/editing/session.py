@@ -211,7 +211,7 @@ def open_session(directory: Path) -> Session:
     if not session.items:
         raise LoratoryError(
             f"No picture found in {directory} or the folders below it.",
-            hint="Loratory reads png, jpg, webp, bmp and avif files.",
+            hint="Trainers read png, jpg, webp, bmp and avif files; `loratory prepare` makes them from others.",
         )
     return session
 

@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from loratory.config.schema import DatasetSettings
-from loratory.dataset.buckets import Placement, Size, place_image
+from loratory.dataset.buckets import Placement, Size, place_image, widened_to_bucket
 from loratory.editing.checks.finding import Fix, RecipeFix, Said
 from loratory.editing.checks.picture_context import PictureContext, Pictured
 from loratory.errors import LoratoryError
 from loratory.imaging.background import suggested_crop
-from loratory.imaging.recipe import Box
 
 MOST_PX = 3000
 # Rounding to bucket steps enlarges by a few per cent what is just large enough.
@@ -143,7 +142,7 @@ def _cropped(picture: Pictured, placement: Placement, context: PictureContext) -
     box = None if facts.ground is None else suggested_crop(facts.ground, facts.size)
     if box is None:
         return None
-    box = _shaped(box, facts.size, dataset)
+    box = widened_to_bucket(box, facts.size, dataset)
     width, height = box[2] - box[0], box[3] - box[1]
     trained = place_image((width, height), dataset)
     if cut_share(trained) >= max(_CUT, cut_share(placement)):
@@ -153,23 +152,6 @@ def _cropped(picture: Pictured, placement: Placement, context: PictureContext) -
     if _lacking((width, height), trained, dataset) > _ENLARGED:
         fix = Fix(f"crop to {width}x{height} px and upscale it", RecipeFix({"crop": box, "upscale": "auto"}))
     return _Crop(f"{width}x{height}", won, cut_share(trained), fix)
-
-
-def _shaped(box: Box, size: Size, dataset: DatasetSettings) -> Box:
-    """The box with as much more of the picture as the shape of its bucket has room for, else a bucket would cut off
-    the subject. size: (width, height) of the picture."""
-    width, height = box[2] - box[0], box[3] - box[1]
-    across, along = place_image((width, height), dataset).bucket
-    left, right = _widened(box[0], box[2], max(width, round(height * across / along)), size[0])
-    top, bottom = _widened(box[1], box[3], max(height, round(width * along / across)), size[1])
-    return left, top, right, bottom
-
-
-def _widened(first: int, last: int, to: int, limit: int) -> tuple[int, int]:
-    """A range widened to both sides within 0 to `limit`; what one side has no room for goes to the other."""
-    to = min(to, limit)
-    start = min(max(0, first - (to - (last - first)) // 2), limit - to)
-    return start, start + to
 
 
 def _extreme(picture: Pictured, placement: Placement, crop: _Crop | None) -> Said:

@@ -112,6 +112,7 @@ class Marking:
                 self._tell(Told("the picture stays as it was"))
 
     def _suggest(self, boxes: Boxes) -> None:
+        from loratory.dataset.buckets import widened_to_bucket
         from loratory.imaging.background import suggested_crop
 
         assert self._entry is not None
@@ -127,7 +128,8 @@ class Marking:
         elif (box := suggested_crop(ground, boxes.size)) is None:
             self._tell(Told("the subject fills the picture: cutting would win little"))
         else:
-            self._state.change_boxes(boxes.replaced((box,)))
+            shaped = widened_to_bucket(box, boxes.size, self._state.trained_by)
+            self._state.change_boxes(boxes.replaced((shaped,)))
 
     def _accept(self, boxes: Boxes) -> None:
         entry = self._entry
