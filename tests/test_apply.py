@@ -145,7 +145,7 @@ def test_captions_are_told_what_was_done() -> None:
 
 def test_settled_recipes_are_equal_where_the_pictures_are() -> None:
     defaults = Defaults()
-    assert settle(Recipe(max_side_px=3000, format="png"), defaults, "red") == settle(Recipe(), defaults, "red")
+    assert settle(Recipe(max_side_px=3000, format="auto"), defaults, "red") == settle(Recipe(), defaults, "red")
     assert settle(Recipe(clean_scale=0.7), defaults, "red") == settle(Recipe(), defaults, "red")
     assert settle(Recipe(), defaults, "red") != settle(Recipe(), defaults, "blue")
     other = Defaults(upscaler="mine.pth", upscale="never")

@@ -315,3 +315,16 @@ def test_ctrl_c_stops_after_the_picture_in_hand(tmp_path: Path, train: Path) -> 
     assert "Stopped before the end" in told
     assert not list(folder.glob(".*"))
     assert 0 < len(list(folder.glob("*.png"))) < 12
+
+
+def test_a_jpeg_to_which_nothing_is_done_stays_one_and_any_other_becomes_png(tmp_path: Path, prepare: Prepare) -> None:
+    raw, train = tmp_path / "Raw", tmp_path / "set"
+    raw.mkdir()
+    for name, size in (("plain.jpg", (100, 80)), ("huge.jpg", (3100, 600))):
+        Image.effect_noise(size, 60).convert("RGB").save(raw / name, quality=90)
+    assert prepare(raw, train, "--token", "x", *SMALL).code == 0
+    made = sorted(path.name for path in (train / "1_x").iterdir())
+    assert made == ["huge.png", "plain.jpg"]
+    assert (train / "1_x" / "plain.jpg").read_bytes() == (raw / "plain.jpg").read_bytes()
+    assert prepare(raw, train, "--format", "png").code == 0
+    assert sorted(path.name for path in (train / "1_x").iterdir()) == ["huge.png", "plain.png"]

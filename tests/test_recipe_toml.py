@@ -102,7 +102,7 @@ def test_a_usual_file_looks_like_one_a_person_writes() -> None:
         "max_side_px = 3000",
         'upscale = "auto"',
         'upscaler = "default"',
-        'format = "png"',
+        'format = "auto"',
         'backgrounds = ["white", "black", "blue", "green", "red"]',
         "background_tags = true",
         "",

@@ -36,7 +36,9 @@ _path = click.Path(path_type=Path)
 @click.option("--upscaler", metavar="NAME|FILE", help="default, another that comes with Loratory, or a model file.")
 @click.option("--upscale/--no-upscale", default=None, help="Whether pictures that are too small are upscaled.")
 @click.option("--max-side", type=click.IntRange(0), metavar="PX", help="Longest side; larger is shrunk. 0: no limit.")
-@click.option("--format", "format_name", type=click.Choice(["png", "jpeg", "webp", "keep"]), help="What is written.")
+@click.option(
+    "--format", "format_name", type=click.Choice(["auto", "png", "jpeg", "webp", "keep"]), help="What is written."
+)
 @click.option("--backgrounds", metavar="COLOURS", help="Take turns behind transparency: white,black,#4060d0.")
 @click.option("--dedupe", is_flag=True, help="Of originals of the same bytes leave out all but the first.")
 @click.option("--prune", is_flag=True, help="Remove what was made of originals that are gone.")

@@ -12,10 +12,10 @@ Box = tuple[int, int, int, int]
 
 Clean = Literal["none", "upscale", "downscale", "adverse"]
 Upscale = Literal["auto", "never"]
-Format = Literal["keep", "png", "jpeg", "webp"]
+Format = Literal["auto", "keep", "png", "jpeg", "webp"]
 
 CLEANS: tuple[Clean, ...] = ("none", "upscale", "downscale", "adverse")
-FORMATS: tuple[Format, ...] = ("keep", "png", "jpeg", "webp")
+FORMATS: tuple[Format, ...] = ("keep", "png", "jpeg", "webp", "auto")
 
 # The colours behind transparent pictures, in the order they take turns, by the word that goes before "background".
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
@@ -64,16 +64,17 @@ class Defaults:
 
     resolution: (width, height) of the training area in px; pictures that would be enlarged to reach it are upscaled
     where upscale is "auto". max_side_px: the longest side, larger ones are shrunk; 0 for no limit. upscaler: "default",
-    another embedded one, or the path of a model file. format: of what is written; "keep" leaves png, jpeg and webp as
-    they are and makes all else png. backgrounds: take turns behind transparent pictures, as in `Recipe.background`.
-    background_tags: whether the caption is told about the colour.
+    another embedded one, or the path of a model file. format: of what is written; "auto" leaves a jpeg alone to which
+    nothing is done, and makes all else png; "keep" leaves png, jpeg and webp what they are. backgrounds: take turns
+    behind transparent pictures, as in `Recipe.background`. background_tags: whether the caption is told about the
+    colour.
     """
 
     resolution: tuple[int, int] = (512, 512)
     max_side_px: int = 3000
     upscale: Upscale = "auto"
     upscaler: str = "default"
-    format: Format = "png"
+    format: Format = "auto"
     backgrounds: tuple[str, ...] = ("white", "black", "blue", "green", "red")
     background_tags: bool = True
 

@@ -58,12 +58,10 @@ def plan_picture(original: Original, base: str, recipe: Recipe, defaults: Defaul
     settled = settle(recipe, defaults, "")
     if recipe.skip:
         return Plan(original, recipe, settled, look, (), look.format, (), {"skip": True})
-    keeps = settled.format == "keep"
-    format_name = (look.format if look.format in _EXTENSIONS else "PNG") if keeps else _FORMATS[settled.format]
     sizes = _cut_sizes(settled, look.size)
     limit = settled.max_side_px
     enlarged = tuple(_larger(_limited(size, limit), settled) for size in sizes)
-    done: dict[str, Any] = {"name": base, "format": format_name}
+    done: dict[str, Any] = {}
     if look.transparent:
         done |= {"background": settled.background, "background_tag": settled.background_tag}
     operations = {
@@ -80,9 +78,22 @@ def plan_picture(original: Original, base: str, recipe: Recipe, defaults: Defaul
     done |= {name: value for name, value in operations.items() if value}
     if any(enlarged) or settled.clean in _BY_NETWORK:
         done["upscaler"] = settled.upscaler
+    is_untouched = look.plain and not done.keys() - {"tags"}
+    format_name = _format(settled.format, look.format, is_untouched=is_untouched)
+    done = {"name": base, "format": format_name, **done}
     ending = _EXTENSIONS[format_name]
     targets = tuple(original.folder / f"{part}{ending}" for part in parts_of(base, recipe))
     return Plan(original, recipe, settled, look, targets, format_name, enlarged, _plain(done))
+
+
+def _format(wanted: Format, original: str, *, is_untouched: bool) -> str:
+    """What is written, as Pillow names it."""
+    if wanted == "auto":
+        # JPEG gains nothing by being written as PNG, and loses by being written as JPEG again.
+        return original if is_untouched and original == "JPEG" else "PNG"
+    if wanted == "keep":
+        return original if original in _EXTENSIONS else "PNG"
+    return _FORMATS[wanted]
 
 
 def no_longer_true(plan: Plan) -> tuple[str, ...]:

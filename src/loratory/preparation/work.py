@@ -218,7 +218,7 @@ def _note_formats(arranged: Arranged, report: Report) -> None:
     made = set(report.made)
     now = [plan for plan in arranged.plans if made.intersection(plan.targets)]
     if any(plan.look.format == "WEBP" and plan.format != "WEBP" for plan in now):
-        report.notes.append("WebP became PNG or JPEG as asked; trainers of today read WebP too (--format keep).")
+        report.notes.append("WebP became PNG or JPEG; trainers of today read WebP too (--format keep leaves it).")
     moving = sum(plan.look.frames > 1 for plan in now)
     if moving:
         report.notes.append(f"Of {pictures(moving)} that move, or have several pages, the first frame was taken.")

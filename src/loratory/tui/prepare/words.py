@@ -13,7 +13,13 @@ _CLEANS = {
     "downscale": "shrink to {scale:.0%} and enlarge again, against noise",
     "adverse": "smooth against noise",
 }
-_FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP", "keep": "the original's format"}
+_FORMATS = {
+    "auto": "PNG, or the JPEG as it is",
+    "png": "PNG",
+    "jpeg": "JPEG",
+    "webp": "WebP",
+    "keep": "the original's format",
+}
 _SHRUNK_FROM = 1.25
 _LEAST_SIDE_PX = 64
 
