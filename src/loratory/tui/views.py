@@ -38,7 +38,8 @@ def title_line(session: Session, place: str | None, pane: str, width: int, glyph
     # The panes give way first: their keys are in the help.
     room = width - len(right)
     with_tabs = room - tabs_width >= len(_PROGRAM) + 12
-    left = fitted(f"{_PROGRAM}{where}", max(0, room - (tabs_width if with_tabs else 0) - 1), glyphs.ellipsis) + " "
+    before = room - (tabs_width if with_tabs else 0)
+    left = f"{fitted(f'{_PROGRAM}{where}', before - 1, glyphs.ellipsis)} " if before > 0 else ""
     if not with_tabs:
         return Content(left + right)
     shown = [

@@ -23,11 +23,13 @@ class Building(Verb):
     """Starts and stops builds, and asks once where their pictures go."""
 
     def run(self) -> None:
-        """Builds what is pending."""
-        state = self._state
+        """Builds what is pending, by the changes that are still being written too."""
+        state, work = self._state, self._screen.work
         pending = [entry for entry in state.entries if state.is_pending(entry)]
-        if self._screen.work.is_building:
+        if work.is_building:
             self._tell("it is being built already: R stops it")
+        elif work.is_writing:
+            work.when_written(self.run)
         elif not pending:
             self._tell("nothing is to be built")
         elif self._is_open():
@@ -35,9 +37,11 @@ class Building(Verb):
 
     def run_one(self) -> None:
         """Builds the current picture."""
-        entry = self._current()
-        if self._screen.work.is_building:
+        entry, work = self._current(), self._screen.work
+        if work.is_building:
             self._tell("something is being built already: R stops it")
+        elif work.is_writing:
+            work.when_written(self.run_one)
         elif entry is not None and self._is_open():
             self._with_place(lambda: self._build(entry.name, 1))
 

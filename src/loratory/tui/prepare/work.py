@@ -132,6 +132,10 @@ class Work:
     def is_writing(self) -> bool:
         return self._writer.pending > 0
 
+    def when_written(self, go_on: Callable[[], None]) -> None:
+        """Goes on once every change that was asked for is written."""
+        self._writer.put(lambda: None, lambda nothing: go_on())
+
     def _on_desk(self, work: "Callable[[Desk], _Result]") -> "tuple[_Result, Snapshot]":
         desk = self._desk
         assert desk is not None
