@@ -91,6 +91,8 @@ class PrepareScreen(Pane):
     def load(self, snapshot: Snapshot, *, anew: bool = False) -> None:
         """Takes over what is on the desk, and looks at the pictures that are new on it, or at all of them anew."""
         self.snapshot = snapshot
+        # What a build came to before is in the snapshot, and may be undone in it by now.
+        self.work.built.clear()
         self.state.load(snapshot)
         self.work.survey(snapshot.entries, None if anew else self.state.facts)
         self.look()
