@@ -1,15 +1,17 @@
 """What lies in a folder, and how names and numbers of pictures are told."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loratory.dataset.findings import shown
+from loratory.errors import LoratoryError
 
 IMAGE_EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"})
 
 _NAMES_SHOWN = 5
+_DEEPEST = 5
 
 
 @dataclass
@@ -41,6 +43,40 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads to itself
         return False
+
+
+def walk(
+    directory: Path, *, without: Path | None = None, unreadable: list[tuple[Path, str]] | None = None
+) -> Iterator[tuple[Path, Listing]]:
+    """Yields `directory` and the folders below it, five deep, each with what lies in it.
+
+    Hidden folders, `without`, and folders that links lead back to are left out. Raises LoratoryError when `directory`
+    cannot be listed; folders below it that cannot are left out and go to `unreadable`, with the reason.
+    """
+    refused: list[tuple[Path, str]] = [] if unreadable is None else unreadable
+    yield from _walk(directory, without, refused, set(), _DEEPEST)
+
+
+def _walk(
+    directory: Path, without: Path | None, refused: list[tuple[Path, str]], seen: set[tuple[int, int]], depth: int
+) -> Iterator[tuple[Path, Listing]]:
+    try:
+        status = directory.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            return
+        seen.add((status.st_dev, status.st_ino))
+        listing = list_folder(directory)
+    except OSError as error:
+        if depth == _DEEPEST:
+            raise LoratoryError(f"{directory} cannot be read ({error.strerror}).", hint="Check the path.") from error
+        refused.append((directory, f"cannot be read ({error.strerror})"))
+        return
+    yield directory, listing
+    if depth:
+        for entry in listing.directories:
+            path = Path(entry.path)
+            if not entry.name.startswith(".") and path != without:
+                yield from _walk(path, without, refused, seen, depth - 1)
 
 
 def count_images(directory: os.DirEntry[str]) -> int:

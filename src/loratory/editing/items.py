@@ -2,19 +2,17 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from loratory.dataset.listing import Listing, list_folder, parse_folder_name, stem
-from loratory.errors import LoratoryError
+from loratory.dataset.listing import Listing, parse_folder_name, stem, walk
 from loratory.tags.files import read_caption_bytes
 from loratory.tags.text import EMPTY, CaptionText, bare, decode, key, tags_of
 
 # Which caption of a picture is edited where it has several: what trainers look for first.
 CAPTION_EXTENSIONS = (".txt", ".caption", ".TXT", ".CAPTION")
 
-_DEEPEST = 5
 _REGULARIZATION = frozenset({"reg", "regs", "regularization", "regularisation", "reg_data", "class_images"})
 
 
@@ -179,28 +177,10 @@ def find_items(directory: Path, root: Path, caption_extension: str = ".txt") -> 
     cannot be listed; a folder below it that cannot is left out.
     """
     items: list[Item] = []
-    seen: set[tuple[int, int]] = set()
-    for folder, listing in _folders(directory, seen, _DEEPEST):
+    for folder, listing in walk(directory):
         if listing.images:
             items += _items_of(folder, listing, root, caption_extension)
     return items
-
-
-def _folders(directory: Path, seen: set[tuple[int, int]], depth: int) -> Iterator[tuple[Path, Listing]]:
-    try:
-        status = directory.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            return
-        seen.add((status.st_dev, status.st_ino))
-        listing = list_folder(directory)
-    except OSError as error:
-        if depth == _DEEPEST:
-            raise LoratoryError(f"{directory} cannot be read ({error.strerror}).", hint="Check the path.") from error
-        return
-    yield directory, listing
-    if depth:
-        for entry in (entry for entry in listing.directories if not entry.name.startswith(".")):
-            yield from _folders(Path(entry.path), seen, depth - 1)
 
 
 def is_regularization(directory: Path, root: Path) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loratory.dataset.findings import shown
-from loratory.dataset.listing import IMAGE_EXTENSIONS, extension, list_folder, parse_folder_name
+from loratory.dataset.listing import IMAGE_EXTENSIONS, extension, list_folder, parse_folder_name, walk
 from loratory.dataset.root import STATE, is_concept
 from loratory.errors import LoratoryError
 
@@ -14,8 +14,6 @@ ORIGINALS = f"{STATE}/originals"
 
 # What an original may be called, beside what trainers read.
 EXTENSIONS = IMAGE_EXTENSIONS | {".gif", ".tif", ".tiff", ".heic", ".heif", ".jxl", ".jfif"}
-
-_DEEPEST = 5
 
 
 @dataclass(frozen=True)
@@ -46,38 +44,11 @@ def find_pictures(
     Hidden folders, `without`, and folders that links lead back to are left out. Raises LoratoryError when `source`
     cannot be listed; folders below it that cannot go to `unreadable`, with the reason.
     """
-    refused: list[tuple[Path, str]] = [] if unreadable is None else unreadable
-    yield from _pictures(source, "", without, refused, set(), _DEEPEST)
-
-
-def _pictures(
-    directory: Path,
-    below: str,
-    without: Path | None,
-    refused: list[tuple[Path, str]],
-    seen: set[tuple[int, int]],
-    depth: int,
-) -> Iterator[tuple[str, Path]]:
-    try:
-        status = directory.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            return
-        seen.add((status.st_dev, status.st_ino))
-        listing = list_folder(directory)
-    except OSError as error:
-        if depth == _DEEPEST:
-            raise LoratoryError(f"{directory} cannot be read ({error.strerror}).", hint="Check the path.") from error
-        refused.append((directory, f"cannot be read ({error.strerror})"))
-        return
-    for name in listing.names:
-        if extension(name) in EXTENSIONS and not name.startswith("."):
-            yield below, directory / name
-    if depth:
-        for entry in listing.directories:
-            path = Path(entry.path)
-            if not entry.name.startswith(".") and path != without:
-                deeper = f"{below}/{entry.name}" if below else entry.name
-                yield from _pictures(path, deeper, without, refused, seen, depth - 1)
+    for directory, listing in walk(source, without=without, unreadable=unreadable):
+        below = directory.relative_to(source).as_posix()
+        for name in listing.names:
+            if extension(name) in EXTENSIONS and not name.startswith("."):
+                yield "" if below == "." else below, directory / name
 
 
 def recipe_name(below: str, file_name: str) -> str:
