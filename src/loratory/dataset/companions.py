@@ -6,10 +6,8 @@ from pathlib import Path
 from loratory.config.schema import CaptionSettings
 from loratory.dataset.captions import CaptionFile, read_caption
 from loratory.dataset.findings import Finding, shown
-from loratory.dataset.listing import list_folder, pictures, some_names, stem
+from loratory.dataset.listing import CAPTION_EXTENSIONS, list_folder, pictures, some_names, stem
 from loratory.imaging.pixels import UnreadablePicture, picture_size
-
-CAPTION_EXTENSIONS = (".txt", ".caption", ".TXT", ".CAPTION")
 
 
 def read_captions(

@@ -9,6 +9,8 @@ from loratory.dataset.findings import shown
 from loratory.errors import LoratoryError
 
 IMAGE_EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"})
+# Endings of caption files: what trainers look for first.
+CAPTION_EXTENSIONS = (".txt", ".caption", ".TXT", ".CAPTION")
 
 _NAMES_SHOWN = 5
 _DEEPEST = 5

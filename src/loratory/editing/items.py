@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from loratory.dataset.listing import Listing, parse_folder_name, stem, walk
+from loratory.dataset.listing import CAPTION_EXTENSIONS, Listing, parse_folder_name, stem, walk
 from loratory.tags.files import read_caption_bytes
 from loratory.tags.text import EMPTY, CaptionText, bare, decode, key, tags_of
-
-# Which caption of a picture is edited where it has several: what trainers look for first.
-CAPTION_EXTENSIONS = (".txt", ".caption", ".TXT", ".CAPTION")
 
 _REGULARIZATION = frozenset({"reg", "regs", "regularization", "regularisation", "reg_data", "class_images"})
 

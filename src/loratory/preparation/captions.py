@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loratory.config.toml_files import read_toml
-from loratory.dataset.listing import parse_folder_name, stem
+from loratory.dataset.listing import CAPTION_EXTENSIONS, parse_folder_name, stem
 from loratory.errors import LoratoryError
 from loratory.preparation.caption_steps import CaptionSteps, merged
 from loratory.preparation.manifest import Carried, Key, Manifest, Record, bytes_of, read_captions, spelled, text_of
@@ -23,7 +23,6 @@ from loratory.tags.journal import Change, Journal, Outcome
 from loratory.tags.text import EMPTY, decode, encode, split_tags
 
 # What trainers look for, the first that is there.
-_EXTENSIONS = (".txt", ".caption", ".TXT", ".CAPTION")
 # What is true of a sheet of several figures, and not of one cut out of it.
 SHEET_TAGS = ("multiple views", "reference sheet", "model sheet", "character sheet", "turnaround")
 TRANSPARENT_TAGS = ("transparent background",)
@@ -73,7 +72,7 @@ def caption_file(picture: Path, extension: str) -> Path:
 
 def caption_files(picture: Path, extension: str) -> list[Path]:
     """The caption files beside a picture, the one in use first."""
-    endings = dict.fromkeys((extension, *_EXTENSIONS))
+    endings = dict.fromkeys((extension, *CAPTION_EXTENSIONS))
     paths = [picture.with_name(stem(picture.name) + ending) for ending in endings]
     # os.path: Path.is_file raises for a name that gets too long with its ending.
     return [path for path in paths if os.path.isfile(path)]  # noqa: PTH113
@@ -248,7 +247,7 @@ def _caption_path(root: Path, output: str, known: Mapping[str, Carried], extensi
     """The caption file of an output, below the root: the one it had, one that lies there, else a new one."""
     base = (root / output).parent / stem(Path(output).name)
     below = str(Path(output).parent / base.name)
-    candidates = [below + ending for ending in dict.fromkeys((extension, *_EXTENSIONS))]
+    candidates = [below + ending for ending in dict.fromkeys((extension, *CAPTION_EXTENSIONS))]
     for candidate in candidates:
         if candidate in known:
             return candidate
