@@ -17,10 +17,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from threading import Event, Thread
 from time import perf_counter
 from typing import Any
 
@@ -126,14 +128,41 @@ def measure_memory(count: int, workers: int) -> None:
             else:  # a byte more each, which decoders do not mind, so that no two are the same
                 first = (raw / f"{number % drawn:05}.png").read_bytes()
                 path.write_bytes(first + b"\0" * (number // drawn))
-        taken_s = timed(lambda: prepare(raw, train, workers))
+        with worker_peak() as worker_mb:
+            taken_s = timed(lambda: prepare(raw, train, workers))
         again_s = timed(lambda: prepare(raw, train, workers))
-    own, worker = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, worker = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, worker_mb[0]
     print(
         f"{count} pictures of {SMALL_SIDE} px: {taken_s:.1f} s, again {again_s:.1f} s; peak {own:.0f} MB, "
         f"largest worker {worker:.0f} MB",
         flush=True,
     )
+
+
+@contextmanager
+def worker_peak() -> Generator[list[float]]:
+    """The peak memory in MB of the largest child meanwhile.
+
+    Asked of each child: what `getrusage` tells of children starts with the size that this process had at their birth.
+    """
+    peak, done = [0.0], Event()
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            for task in Path("/proc/self/task").iterdir():
+                with suppress(OSError):
+                    for child in (task / "children").read_text().split():
+                        status = Path(f"/proc/{child}/status").read_text()
+                        held = next((line for line in status.splitlines() if line.startswith("VmHWM")), "VmHWM: 0 kB")
+                        peak[0] = max(peak[0], int(held.split()[1]) / 1024)
+
+    watcher = Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -18,12 +18,13 @@ from rich.cells import cell_len
 
 from loratory.adapters.files import save_adapter
 from loratory.cli.main import main
-from loratory.cli.progress import lay_out, spoken_bytes, spoken_pace, spoken_time
+from loratory.cli.progress import lay_out
 from loratory.config.load import dump_config, load_config
 from loratory.runs.control import Control
 from loratory.runs.events import Finished, Notice, Phase, SampleLoss, Saved, Started, Step, Validated
 from loratory.runs.recorder import Recorder
 from loratory.runs.store import RunDirectory, new_record
+from loratory.wording import spoken_bytes, spoken_pace, spoken_time
 from material import make_set, write_config
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratory.cli.curves import draw_curve, sparkline
+from loratory.terminal.curves import draw_curve, sparkline
 
 COSINE = [0.5 * (1 + math.cos(math.pi * step / 100)) for step in range(100)]
 TRIANGLE = [0.0, 1.0, 2.0, 3.0, 2.0, 1.0, 0.0]

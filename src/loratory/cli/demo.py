@@ -8,12 +8,12 @@ import click
 
 from loratory import atomic
 from loratory.cli import output
-from loratory.cli.progress import spoken_bytes, spoken_time
 from loratory.cli.train import train_here
 from loratory.config.load import dump_config, load_config
 from loratory.config.schema import Config
 from loratory.errors import FAILED, LoratoryError
 from loratory.runs.store import RunDirectory
+from loratory.wording import spoken_bytes, spoken_time
 
 _MATERIAL = Path(__file__).parent.parent / "demo"
 

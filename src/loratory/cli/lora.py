@@ -12,8 +12,8 @@ from rich.text import Text
 
 from loratory.adapters.summary import AdapterSummary, ComponentSummary, inspect_file
 from loratory.cli import output
-from loratory.cli.progress import spoken_bytes
 from loratory.errors import FAILED
+from loratory.wording import spoken_bytes
 
 _SHOWN_TAGS = 20
 _SHOWN_CHARACTERS = 400

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from loratory.cli import output
-from loratory.cli.curves import draw_curve
-from loratory.cli.progress import spoken_bytes, spoken_time
 from loratory.config.load import load_config
+from loratory.terminal.curves import draw_curve
+from loratory.wording import spoken_bytes, spoken_time
 
 _FAMILY = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
 _CURVE_POINTS = 200  # a divisor of the 1000 timesteps

@@ -72,7 +72,7 @@ class Bar:
         per_s = (done - self._before) / seconds
         pace = f"{per_s:.1f} pictures/s"
         if done < total and seconds > 1:
-            from loratory.cli.progress import spoken_time
+            from loratory.wording import spoken_time
 
             pace += f" · ETA {spoken_time((total - done) / per_s)}"
         if output.redraws():

@@ -17,6 +17,7 @@ from rich.text import Text
 from loratory.cli import output
 from loratory.runs.events import Event, Finished, Notice, Phase, Sampled, Saved, Started, Step, Timed, Validated, encode
 from loratory.runs.store import EventReader, RunDirectory
+from loratory.wording import spoken_bytes, spoken_pace, spoken_time
 
 POLL_EVERY_S = 0.2
 # Without a terminal to redraw, a line this often is enough to see that it lives.
@@ -310,27 +311,3 @@ def _say(event: Event) -> None:
             output.say(output.one_line(f"{event.level}: {event.message}"), "yellow" if event.level == "warning" else "")
         case _:
             pass
-
-
-def spoken_time(seconds: float) -> str:
-    """`42 s`, `7 min 29 s`, `3 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def spoken_pace(seconds_per_step: float) -> str:
-    """`1.42 s/step`, `85 ms/step`."""
-    return f"{seconds_per_step:.2f} s/step" if seconds_per_step >= 1 else f"{seconds_per_step * 1000:.0f} ms/step"
-
-
-def spoken_bytes(count: float) -> str:
-    """`880 kB`, `37 MB`, `6.9 GB`; decimal units, as disks are sold."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError

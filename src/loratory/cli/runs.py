@@ -7,17 +7,18 @@ import click
 from rich.cells import cell_len
 
 from loratory.cli import output
-from loratory.cli.progress import spoken_time
 from loratory.errors import LoratoryError
 from loratory.runs import control
-from loratory.runs.store import RunDirectory, find_runs, liveness
+from loratory.runs.store import ALIVE, RunDirectory, find_runs, liveness
+from loratory.wording import spoken_time
 
 _HERE = Path("runs")
 _GLYPHS = {
     "starting": "○",
     "running": "●",
+    "paused": "‖",
     "done": "✓",
-    "stopped": "‖",
+    "stopped": "■",
     "failed": "✗",
     "crashed": "✗",
     "silent": "?",
@@ -93,10 +94,10 @@ def save(run: str) -> None:
     _send(run, "save")
 
 
-def _send(name: str, command: control.Command) -> None:
+def _send(name: str, command: control.CommandName) -> None:
     run = find_run(name)
     state = liveness(run.read_record())
-    if state not in ("starting", "running", "silent"):
+    if state not in ALIVE:
         raise LoratoryError(f"{run.path} is not being trained: it is {state}.")
-    control.send(run.control, command)
+    control.send(run.control, control.Command(command))
     output.say(f"{command} is left for {run.name}; it is obeyed after the step in hand.")

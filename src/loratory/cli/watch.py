@@ -6,7 +6,7 @@ from loratory.cli import output
 from loratory.cli.progress import Viewer
 from loratory.cli.runs import find_run
 from loratory.errors import FAILED
-from loratory.runs.store import liveness
+from loratory.runs.store import ALIVE, liveness
 
 
 @click.command()
@@ -16,7 +16,7 @@ def watch(run: str, as_json: bool) -> int:
     """Follow RUN until it ends. Ctrl-C leaves; the run goes on."""
     directory = find_run(run)
     viewer = Viewer(directory, as_json=as_json)
-    viewer.follow(lambda: liveness(directory.read_record()) in ("starting", "running", "silent"))
+    viewer.follow(lambda: liveness(directory.read_record()) in ALIVE)
     if viewer.finished is None:
         output.error(
             f"{directory.path}: the process that trained it is gone without a word.",

@@ -22,7 +22,7 @@ Enlarge = Callable[[Image.Image, Size], Image.Image]
 _BACKGROUND_SHARE = 0.05
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Settled:
     """A recipe with nothing left open; two that are equal make the same pictures and tags from the same original.
 

@@ -30,7 +30,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """The picture operations of one image, in the order in which they are done. The default does what is always done:
     upright, sRGB, 8 bits, opaque, within the limits of `Defaults`.

@@ -41,7 +41,7 @@ from loratory.preparation.shelf import (
 from loratory.preparation.work import Arranged, Options, arrange, work
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One picture.
 

@@ -25,7 +25,7 @@ Key = tuple[str, str]
 _CHUNK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Look:
     """What one look at an original tells that decides what is done to it.
 
@@ -42,7 +42,7 @@ class Look:
     whole: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Output:
     """A file that was made. path: below the root, "/" between its parts. earlier: digests of what stood there before,
     which stands there still if a process died."""
@@ -53,7 +53,7 @@ class Output:
     earlier: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Carried:
     """What a caption was last given.
 
@@ -68,7 +68,7 @@ class Carried:
     written: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """What became of one original.
 

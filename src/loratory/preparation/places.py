@@ -16,7 +16,7 @@ ORIGINALS = f"{STATE}/originals"
 EXTENSIONS = IMAGE_EXTENSIONS | {".gif", ".tif", ".tiff", ".heic", ".heif", ".jxl", ".jfif"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Original:
     """A picture to be prepared. name: in the recipes, its path below the folder of the originals. folder: which gets
     what is made of it."""

@@ -24,7 +24,7 @@ _BY_NETWORK = ("upscale", "downscale")
 _FORMATS: dict[Format, str] = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What one original comes to.
 

@@ -4,18 +4,31 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from loratory import atomic
 
-Command = Literal["stop", "save"]
-COMMANDS: tuple[Command, ...] = get_args(Command)
+CommandName = Literal["stop", "save", "pause", "resume", "sample", "skip", "unskip", "rate"]
+COMMANDS: tuple[CommandName, ...] = get_args(CommandName)
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a run is told.
+
+    value: of sample the prompt with its flags, "" for those of the config; of skip and unskip a picture's path below the
+    training folder; of rate the factor on the learning rates, as text.
+    """
+
+    name: CommandName
+    value: str = ""
 
 
 def send(directory: Path, command: Command) -> None:
-    """Leaves `command` in a run's control folder. Commands are obeyed in the order they were sent."""
+    """Leaves `command` in a run's control folder. Commands are obeyed in the order they were sent. Raises OSError."""
     directory.mkdir(exist_ok=True)
-    atomic.write_text(directory / f"{time.time_ns():020d}-{command}.json", json.dumps({"command": command}))
+    text = json.dumps({"command": command.name, "value": command.value})
+    atomic.write_text(directory / f"{time.time_ns():020d}-{command.name}.json", text)
 
 
 @dataclass
@@ -25,9 +38,9 @@ class Control:
     directory: Path
     _requested: list[Command] = field(default_factory=list[Command])
 
-    def request(self, command: Command) -> None:
+    def request(self, name: CommandName, value: str = "") -> None:
         """Safe to call from a signal handler or another thread."""
-        self._requested.append(command)
+        self._requested.append(Command(name, value))
 
     def poll(self) -> list[Command]:
         """Takes the commands that wait. Files that are not commands are removed and ignored."""
@@ -35,16 +48,30 @@ class Control:
         while self._requested:
             commands.append(self._requested.pop(0))
         for path in sorted(self.directory.glob("*.json")):
-            word = path.stem.partition("-")[2]
-            commands.extend(command for command in COMMANDS if command == word)
+            command = _read(path)
+            if command is not None:
+                commands.append(command)
             path.unlink(missing_ok=True)
         return commands
 
-    def waits(self, command: Command) -> bool:
-        """Whether `command` is among those that `poll` would take."""
-        return command in self._requested or any(self.directory.glob(f"*-{command}.json"))
+    def waits(self, name: CommandName) -> bool:
+        """Whether a command of that name is among those that `poll` would take."""
+        return any(command.name == name for command in self._requested) or any(self.directory.glob(f"*-{name}.json"))
 
     def discard(self) -> None:
         """Forgets commands meant for a process that is no more: a resumed run must not stop at once."""
         for path in self.directory.glob("*.json"):
             path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Command | None:
+    word = path.stem.partition("-")[2]
+    name: CommandName | None = next((name for name in COMMANDS if name == word), None)
+    if name is None:
+        return None
+    try:
+        body: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        body = None
+    value: Any = body.get("value", "") if isinstance(body, dict) else ""
+    return Command(name, value if isinstance(value, str) else "")

@@ -8,7 +8,7 @@ import json
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 FORMAT_VERSION = 1
 
@@ -83,6 +83,18 @@ class Validated:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """How far the adapter has come: for each trained part, the norm of what it adds to the model's weights.
+
+    norms: Frobenius norm of the part's whole delta, 0 before anything was learned.
+    """
+
+    step: int
+    norms: dict[str, float]
+    kind: Literal["weights"] = "weights"
+
+
+@dataclass(frozen=True)
 class Saving:
     """An adapter file is about to be written: from here on it belongs to this run, should the process die."""
 
@@ -92,33 +104,42 @@ class Saving:
 
 @dataclass(frozen=True)
 class Saved:
-    """An adapter file was written, read back and compared with the live network."""
+    """An adapter file was written, read back and compared with the live network, which took `took_s` seconds."""
 
     step: int
     epoch: int
     path: str
     size_bytes: int
     max_difference: float
+    took_s: float = 0.0
     kind: Literal["saved"] = "saved"
 
 
 @dataclass(frozen=True)
 class StateSaved:
-    """From here the run can be resumed exactly."""
+    """From here the run can be resumed exactly. took_s: seconds it took to write."""
 
     step: int
     path: str
+    took_s: float = 0.0
     kind: Literal["state_saved"] = "state_saved"
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """A preview picture was drawn."""
+    """A preview picture was drawn.
+
+    path: below the run's folder. index: of the prompt among those of the config, from 0; -1 for one that was asked for
+    while the run went on. took_s: seconds it took.
+    """
 
     step: int
     epoch: int
     path: str
     prompt: str
+    index: int = 0
+    seed: int = 0
+    took_s: float = 0.0
     kind: Literal["sampled"] = "sampled"
 
 
@@ -133,11 +154,76 @@ class Notice:
 
 @dataclass(frozen=True)
 class Obeyed:
-    """A command from the control folder or the keyboard was carried out."""
+    """A command from the control folder or the keyboard was carried out after `step` steps.
+
+    value: what it was given, as `runs.control.Command.value`.
+    """
 
     command: str
     step: int
+    value: str = ""
     kind: Literal["obeyed"] = "obeyed"
+
+
+@dataclass(frozen=True)
+class Paused:
+    """The run waits after `step` steps: because it was told to, or because the disk is full. reason: a sentence."""
+
+    step: int
+    reason: str
+    kind: Literal["paused"] = "paused"
+
+
+@dataclass(frozen=True)
+class Continued:
+    """The run goes on after a pause of `waited_s` seconds."""
+
+    step: int
+    waited_s: float
+    kind: Literal["continued"] = "continued"
+
+
+@dataclass(frozen=True)
+class Card:
+    """One graphics card at one moment; None for what its driver does not tell. Load in per cent, power in watts."""
+
+    name: str
+    load: float | None
+    memory_bytes: int | None
+    memory_total_bytes: int | None
+    temperature_c: float | None
+    power_w: float | None
+    power_limit_w: float | None
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The machine that trains, at one moment.
+
+    cpu: load of all cores together in per cent. ram_bytes: in use on the machine; process_bytes: of it by the run's
+    process.
+    """
+
+    cpu: float
+    ram_bytes: int
+    ram_total_bytes: int
+    process_bytes: int
+    cards: list[Card] = field(default_factory=list[Card])
+    kind: Literal["hardware"] = "hardware"
+
+
+@dataclass(frozen=True)
+class NotANumber:
+    """A step went wrong: a loss or gradient that is no number, and the first layer that gave one, "" if none was found.
+
+    images: those of the step.
+    """
+
+    step: int
+    what: str
+    layer: str
+    images: list[str] = field(default_factory=list[str])
+    kind: Literal["nan"] = "nan"
 
 
 @dataclass(frozen=True)
@@ -151,11 +237,25 @@ class Finished:
     kind: Literal["finished"] = "finished"
 
 
-Event = Started | Phase | Step | Validated | Saving | Saved | StateSaved | Sampled | Notice | Obeyed | Finished
-_KINDS: dict[str, type[Any]] = {
-    kind.__dataclass_fields__["kind"].default: kind
-    for kind in (Started, Phase, Step, Validated, Saving, Saved, StateSaved, Sampled, Notice, Obeyed, Finished)
-}
+Event = (
+    Started
+    | Phase
+    | Step
+    | Validated
+    | Weights
+    | Saving
+    | Saved
+    | StateSaved
+    | Sampled
+    | Notice
+    | Obeyed
+    | Paused
+    | Continued
+    | Hardware
+    | NotANumber
+    | Finished
+)
+_KINDS: dict[str, type[Any]] = {kind.__dataclass_fields__["kind"].default: kind for kind in get_args(Event)}
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _FLOAT_FIELDS = {
     "loss",
@@ -167,6 +267,7 @@ _FLOAT_FIELDS = {
     "mean_weight_norm",
     "max_weight_norm",
     "max_difference",
+    "norms",
 }
 
 
@@ -197,6 +298,8 @@ def decode(line: str) -> Timed | None:
         known = {name: _read(name, value) for name, value in body.items() if name in kind.__dataclass_fields__}
         if kind in (Step, Validated):
             known["samples"] = [SampleLoss(**_read("samples", sample)) for sample in known.get("samples", [])]
+        if kind is Hardware:
+            known["cards"] = [Card(**card) for card in known.get("cards", [])]
         return Timed(time_s, kind(**known))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

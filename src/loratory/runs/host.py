@@ -35,7 +35,7 @@ def open_for_resume(run: RunDirectory) -> Config:
     record = run.read_record()
     state = liveness(record) if record else None
     # A silent run has not been heard of for so long that its process, on another host, is taken to be dead.
-    if record is not None and state in ("starting", "running") and not _is_expected(record):
+    if record is not None and state in ("starting", "running", "paused") and not _is_expected(record):
         raise LoratoryError(
             f"{run.path} is being trained already (pid {record.pid} on {record.host}).",
             hint=f"`loratory watch {run.path}` shows it, `loratory runs stop {run.path}` stops it.",

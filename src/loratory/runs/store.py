@@ -29,9 +29,11 @@ HEARTBEAT_EVERY_S = 5.0
 # A run on another machine (a shared disk) can only be judged by its heartbeat.
 SILENT_AFTER_S = 600.0
 
-Status = Literal["starting", "running", "done", "stopped", "failed"]
+Status = Literal["starting", "running", "paused", "done", "stopped", "failed"]
 # What a viewer is told: the status, or what became of a process that could not write one.
-Liveness = Literal["starting", "running", "done", "stopped", "failed", "crashed", "silent"]
+Liveness = Literal["starting", "running", "paused", "done", "stopped", "failed", "crashed", "silent"]
+# Of a run that a process still has in hand, as far as anybody knows.
+ALIVE: tuple[Liveness, ...] = ("starting", "running", "paused", "silent")
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def liveness(record: RunRecord | None, now_s: float | None = None) -> Liveness:
     """How a run stands as far as this machine can tell; a record that claims to run is checked."""
     if record is None:
         return "crashed"
-    if record.status not in ("starting", "running"):
+    if record.status not in ALIVE:
         return record.status
     if record.host != socket.gethostname():
         silent = (time.time() if now_s is None else now_s) - record.heartbeat_s > SILENT_AFTER_S

@@ -79,13 +79,13 @@ def train(plan: Plan, run: RunDirectory, control: Control, recorder: Recorder) -
     for done in range(start, length.total_steps):
         for command in control.poll():
             log.settle()
-            if command == "stop":
+            if command.name == "stop":
                 keeper.save(done)
                 recorder.write(Obeyed("stop", done))
                 ranks.tell("stop")
                 return Finished("stopped", done, f"Stopped at step {done} of {length.total_steps}; the state is saved.")
             outputs.save(outputs.step_name(done), done)
-            recorder.write(Obeyed(command, done))
+            recorder.write(Obeyed(command.name, done, command.value))
             step_began = time.perf_counter()
         ranks.tell("go on")
 
