@@ -1,11 +1,12 @@
 """Trains a config in child processes, each killed as told, until one comes to the end.
 
-    python kill_driver.py CONFIG '[{"after_step": 3}, {"at_fsync": 5}, …]'
+    python kill_driver.py CONFIG '[{"after_step": 3}, {"at_fsync": 5}, …]' ['[[2, "rate", "0.5"], …]']
 
 Children are forked from a process that has imported everything and computed nothing: starting one takes no time.
 after_step: SIGKILL as soon as that step stands in the events. at_fsync: SIGKILL inside the n-th fsync, which is in the
 middle of saving something. at_state: SIGKILL half way through writing the n-th state. at_verify: SIGKILL when the n-th
-adapter file is in its place and about to be compared.
+adapter file is in its place and about to be compared. The last argument: what the run is told after so many steps,
+unless its events say that it has obeyed that already.
 """
 
 import json
@@ -23,9 +24,11 @@ import loratory.training.outputs
 import loratory.training.state
 from loratory import atomic
 from loratory.config.load import dump_config, load_config
-from loratory.runs.events import Step
+from loratory.runs.control import Command, send
+from loratory.runs.events import Obeyed, Step
 from loratory.runs.host import host, open_for_resume
 from loratory.runs.store import EventReader, RunDirectory
+from loratory.training.commands import Commands
 
 
 def die() -> None:
@@ -59,8 +62,23 @@ def die_in_state(number: int) -> None:
     loratory.training.state.atomic.write_bytes = counting
 
 
-def child(run: RunDirectory, plan: dict[str, int]) -> None:
+def tell(run: RunDirectory, orders: list[tuple[int, str, str]]) -> None:
+    obey = Commands.obey
+    events = [timed.event for timed in EventReader(run.events).read()]
+    obeyed = [(e.step, e.command, e.value) for e in events if isinstance(e, Obeyed)]
+
+    def told_first(self: Commands, done: int) -> object:
+        for step, name, value in orders:
+            if step == done and (step, name, value) not in obeyed:
+                send(run.control, Command(name, value))
+        return obey(self, done)
+
+    Commands.obey = told_first
+
+
+def child(run: RunDirectory, plan: dict[str, int], orders: list[tuple[int, str, str]]) -> None:
     torch.set_num_threads(1)
+    tell(run, orders)
     if "at_fsync" in plan:
         die_at_call(os, "fsync", plan["at_fsync"])
     if "at_state" in plan:
@@ -73,12 +91,13 @@ def child(run: RunDirectory, plan: dict[str, int]) -> None:
 def main() -> None:
     config = load_config(sys.argv[1])
     run = RunDirectory.create(config.output.runs_dir, config.output.output_name, dump_config(config))
+    orders = [tuple(order) for order in json.loads(sys.argv[3])] if len(sys.argv) > 3 else []
     for plan in [*json.loads(sys.argv[2]), {}]:
         reader = EventReader(run.events, run.events.stat().st_size if run.events.exists() else 0)
         pid = os.fork()
         if pid == 0:
             try:
-                child(run, plan)
+                child(run, plan, orders)
             except BaseException:
                 import traceback
 

@@ -20,7 +20,7 @@ from loratory.adapters.files import save_adapter
 from loratory.cli.main import main
 from loratory.cli.progress import lay_out
 from loratory.config.load import dump_config, load_config
-from loratory.runs.control import Control
+from loratory.runs.control import Command, Control
 from loratory.runs.events import Finished, Notice, Phase, SampleLoss, Saved, Started, Step, Validated
 from loratory.runs.recorder import Recorder
 from loratory.runs.store import RunDirectory, new_record
@@ -330,7 +330,7 @@ def test_commands_reach_a_run_that_is_being_trained(loratory: Call, tmp_path: Pa
     run = make_run(tmp_path, "fox", STARTED)
     assert loratory("runs", "save", run.path).code == 0
     assert loratory("runs", "stop", run.path).code == 0
-    assert Control(run.control).poll() == ["save", "stop"]
+    assert Control(run.control).poll() == [Command("save"), Command("stop")]
 
 
 def test_resume_refuses_what_runs_and_what_is_done(loratory: Call, project: Path) -> None:

@@ -33,7 +33,7 @@ def config(**tables: dict[str, Any]) -> Config:
         {"model": {"base_weights": ["/a.safetensors"]}, "network": {"network_weights": "/b.safetensors"}},
         {"dataset": {"reg_data_dir": "/reg", "max_data_loader_n_workers": 2}, "loss": {"loss_type": "huber"}},
         {"optimizer": {"optimizer_type": "AdamW8bit", "text_encoder_lr": [1e-4, 1e-5], "loraplus_lr_ratio": 16.0}},
-        {"sample": {"prompts": ["a fox --w 512 --n blurry --session"], "sample_every_n_epochs": 1}},
+        {"sample": {"prompts": ["a fox --w 512 --n blurry --ss k_euler"], "sample_sampler": "dpmsolver++"}},
     ],
 )
 def test_what_works(tables: dict[str, Any]) -> None:
@@ -56,8 +56,6 @@ def test_what_works(tables: dict[str, Any]) -> None:
             {"down_lr_weight": "cosine"},
             'network.down_lr_weight = "cosine" is not built yet: every block learns',
         ),
-        ("sample", {"sample_sampler": "euler_a"}, 'use "ddim"'),
-        ("sample", {"prompts": ["a", "b --ss euler"]}, "--ss"),
     ],
 )
 def test_what_does_not_work_yet_is_one_sentence(table: str, settings: dict[str, Any], sentence: str) -> None:
@@ -69,7 +67,7 @@ def test_what_does_not_work_yet_is_one_sentence(table: str, settings: dict[str, 
 
 def test_a_run_is_refused_with_all_of_them() -> None:
     with pytest.raises(LoratoryError) as caught:
-        refuse_unbuilt(config(network={"block_dims": [1, 2]}, sample={"sample_sampler": "euler_a"}))
+        refuse_unbuilt(config(network={"block_dims": [1, 2], "network_type": "loha"}))
     assert caught.value.message.count("is not built yet") == 2
 
 

@@ -20,7 +20,7 @@ DOC = Path(__file__).parents[1] / "docs" / "kohya.md"
 PRESETS = sorted(path.stem for path in shipped_folder().glob("*.toml"))
 
 # What sd-scripts has no word for; exposure is written as epochs.
-NOT_SAID = {"dataset.goal", "training.exposure", "training.max_train_epochs", "output.runs_dir"}
+NOT_SAID = {"dataset.goal", "training.exposure", "training.max_train_epochs", "output.runs_dir", "output.logging_dir"}
 
 
 @pytest.fixture(autouse=True)

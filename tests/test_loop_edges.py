@@ -9,8 +9,9 @@ from torch.nn import Parameter
 
 from loratory.errors import LoratoryError
 from loratory.runs.events import Notice, Saved, Step
-from loratory.training import loop
+from loratory.training import loop, update
 from loratory.training.distributed import Ranks
+from loratory.training.windows import Share
 from material import make_set
 from training_runs import engine_of, of_kind, small_config, train
 
@@ -25,10 +26,10 @@ def pictures(tmp_path: Path) -> None:
 def test_an_overflow_in_one_part_is_one_in_all() -> None:
     healthy, broken = Parameter(torch.ones(3)), Parameter(torch.ones(2))
     healthy.grad, broken.grad = torch.full((3,), 0.5), torch.tensor([1.0, 2.0])
-    loop._spread_overflow([healthy, broken])
+    update.spread_overflow([healthy, broken])
     assert healthy.grad.tolist() == [0.5] * 3 and broken.grad.tolist() == [1.0, 2.0]
     broken.grad[0] = float("inf")
-    loop._spread_overflow([healthy, broken])
+    update.spread_overflow([healthy, broken])
     assert healthy.grad.isnan().all() and broken.grad.isnan().all()
 
 
@@ -40,7 +41,7 @@ def test_a_part_is_not_harmed_by_the_overflow_of_another(tmp_path: Path, monkeyp
         optimizer={"optimizer_type": "Prodigy", "learning_rate": 1.0, "text_encoder_lr": 0.5},
         training={"mixed_precision": "fp16", "max_train_epochs": None, "max_train_steps": 4},
     )
-    spread, calls = loop._spread_overflow, []
+    spread, calls = update.spread_overflow, []
 
     def breaking(parameters: list[Parameter]) -> None:
         calls.append(len(parameters))
@@ -48,7 +49,7 @@ def test_a_part_is_not_harmed_by_the_overflow_of_another(tmp_path: Path, monkeyp
             next(p.grad for p in parameters if p.grad is not None).view(-1)[0] = float("nan")
         spread(parameters)
 
-    monkeypatch.setattr(loop, "_spread_overflow", breaking)
+    monkeypatch.setattr(update, "spread_overflow", breaking)
     finished, run, events = train(config)
     assert finished.status == "done" and len(calls) == 4
     state = torch.load(sorted(run.state.glob("*.pt"))[-1], weights_only=True)
@@ -61,10 +62,10 @@ def test_a_process_without_a_picture_takes_the_step_too(tmp_path: Path) -> None:
     config = small_config(tmp_path, model={"no_half_vae": True}, training={"mixed_precision": "fp16"})
     engine = engine_of(config)
     before = [parameter.detach().clone() for parameter in engine.parameters]
-    share = loop._Share(visits=engine.plan.order.batches(1)[0], batch=None)
+    share = Share(visits=engine.plan.order.batches(1)[0], batch=None)
     for parameter in engine.parameters:  # what the other processes would have sent
         parameter.grad = torch.full_like(parameter, 1e-3)
-    numbers, _ = loop._take_step(engine, Ranks(), [share], 1)
+    numbers, _ = update.take_step(engine, Ranks(), [share], 1)
     assert numbers.isfinite().all()
     assert any(not torch.equal(a, b) for a, b in zip(before, engine.parameters, strict=True))
 
@@ -84,13 +85,13 @@ def test_a_changed_unet_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_file_that_another_run_wrote_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small_config(tmp_path, training={"max_train_epochs": None, "max_train_steps": 2})
-    take_step = loop._take_step
+    take_step = loop.take_step
 
     def meanwhile(*arguments: object) -> object:
         (tmp_path / "output" / "fox.safetensors").write_bytes(b"hours of work")
         return take_step(*arguments)
 
-    monkeypatch.setattr(loop, "_take_step", meanwhile)
+    monkeypatch.setattr(loop, "take_step", meanwhile)
     finished, run, events = train(config)
     assert finished.status == "done"
     assert (tmp_path / "output" / "fox.safetensors").read_bytes() == b"hours of work"

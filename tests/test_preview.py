@@ -1,5 +1,6 @@
 """Preview pictures: prompts with flags, the same picture for the same seed, and no trace left in the run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,15 @@ from loratory.errors import LoratoryError
 from loratory.models.detect import detect_model
 from loratory.models.load import BaseModel, load_base_model
 from loratory.runs.events import Sampled
-from loratory.sampling.preview import Prompt, draw, parse_prompt, prompts_of
+from loratory.sampling.preview import draw
+from loratory.sampling.prompts import (
+    Prompt,
+    parameters_text,
+    parse_prompt,
+    prompt_line,
+    prompt_of_parameters,
+    prompts_of,
+)
 from loratory.sampling.sheet import contact_sheet
 from material import make_set, write_config
 from test_training import of_kind, train
@@ -36,15 +45,15 @@ def pixels(base: BaseModel, *prompts: Prompt) -> list[np.ndarray]:
 
 
 def test_kohya_flags() -> None:
-    line = "a fox, --weird name, snow --n blurry, bad --w 128 --h 192 --d 7 --s 20 --l 4.5"
+    line = "a fox, --weird name, snow --n blurry, bad --W 128 --h 192 --d 7 --s 20 --l 4.5 --ss K_Euler_A"
     with pytest.raises(LoratoryError, match="--weird is not known"):
         parse_prompt(line, DEFAULTS)
     prompt = parse_prompt(line.replace("--weird", "well-known"), DEFAULTS)
-    assert prompt == Prompt("a fox, well-known name, snow", "blurry, bad", 128, 192, 7, 20, 4.5)
+    assert prompt == Prompt("a fox, well-known name, snow", "blurry, bad", 128, 192, 7, 20, 4.5, "euler_a")
     assert parse_prompt("[/b] fox", DEFAULTS) == Prompt("[/b] fox", "", 64, 64, 1, 2, 5.0)
 
 
-@pytest.mark.parametrize("flags", ["--w wide", "--w 100", "--s 0", "--d", "--ss euler"])
+@pytest.mark.parametrize("flags", ["--w wide", "--w 100", "--s 0", "--d", "--ss plms", "--ss"])
 def test_bad_flags_are_named(flags: str) -> None:
     with pytest.raises(LoratoryError, match="sample prompt “fox"):
         parse_prompt(f"fox {flags}", DEFAULTS)
@@ -52,13 +61,31 @@ def test_bad_flags_are_named(flags: str) -> None:
 
 def test_prompt_file_and_defaults(tmp_path: Path) -> None:
     make_set(tmp_path / "set", {"1_fox": 1})
-    (tmp_path / "prompts.txt").write_text("# comment\n\nfox --d 9\ncat\n")
-    config = load_config(write_config(tmp_path, sample={"sample_prompts": "prompts.txt", "steps": 3, "height": 128}))
+    (tmp_path / "prompts.txt").write_text("\ufeff# comment\n\nfox --d 9\n  # too\ncat --ss heun\n", "utf-8")
+    sample = {"sample_prompts": "prompts.txt", "steps": 3, "height": 128, "sample_sampler": "k_dpm_2"}
+    config = load_config(write_config(tmp_path, sample=sample))
     first, second = prompts_of(config)
-    assert first == Prompt("fox", "", 64, 128, 9, 3, 7.5) and second.seed == 42
+    assert first == Prompt("fox", "", 64, 128, 9, 3, 7.5, "dpm_2")
+    assert (second.seed, second.sampler) == (42, "heun")
+    (tmp_path / "prompts.txt").write_text("fox\n\ncat --cn x.png\n")
+    with pytest.raises(LoratoryError, match=r"prompts\.txt, line 3 .*--cn is not known"):
+        prompts_of(config)
     (tmp_path / "prompts.txt").unlink()
     with pytest.raises(LoratoryError, match=r"sample_prompts.*prompts\.txt"):
         prompts_of(config)
+
+
+def test_a_prompt_is_told_and_read_back() -> None:
+    prompts = [
+        Prompt("fox [/b], snow", "bad, --x", 128, 192, 7, 20, 4.5, "dpmsolver++"),
+        Prompt("", "", 64, 64, 0, 1, 12.0, "euler_a"),
+    ]
+    for prompt in prompts:
+        assert prompt_of_parameters(parameters_text(prompt, "fox at step 3")) == prompt
+    plain = replace(prompts[0], negative="bad")
+    assert parse_prompt(prompt_line(plain), DEFAULTS) == plain
+    assert parse_prompt(prompt_line(prompts[1]), DEFAULTS) == prompts[1]
+    assert prompt_of_parameters("Steps: many") is None and prompt_of_parameters("") is None
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
@@ -119,7 +146,9 @@ def test_drawing_does_not_disturb_the_run(tmp_path: Path) -> None:
     assert [event.step for event in sampled] == [0, 0, 2, 2, 4, 4, 6, 6]
     with Image.open(directory.path / sampled[0].path) as picture:
         assert picture.size == (64, 64)
-        assert "Seed: 5" in picture.info["parameters"] and picture.info["parameters"].startswith("fox\n")
+        assert "Sampler: DDIM, CFG scale: 7.5, Seed: 5" in picture.info["parameters"] and picture.info[
+            "parameters"
+        ].startswith("fox\n")
     quiet, drawing = (load_file(tmp_path / "output" / f"{name}.safetensors") for name in ("quiet", "drawing"))
     assert all(torch.equal(quiet[key], drawing[key]) for key in quiet)
 

@@ -49,8 +49,8 @@ def config_in(folder: Path, optimizer: dict) -> Path:
     )
 
 
-def drive(config: Path, kills: list[dict[str, int]]) -> list[dict]:
-    driver = [sys.executable, str(HERE / "kill_driver.py"), str(config), json.dumps(kills)]
+def drive(config: Path, kills: list[dict[str, int]], tell: list[list[object]] | None = None) -> list[dict]:
+    driver = [sys.executable, str(HERE / "kill_driver.py"), str(config), json.dumps(kills), json.dumps(tell or [])]
     result = subprocess.run(driver, env=environment(), capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loratory.errors import LoratoryError
-from loratory.runs.control import Control, send
+from loratory.runs.control import Command, Control, send
 from loratory.runs.events import Finished, Notice, Phase, SampleLoss, Saved, Started, Step, Validated, decode, encode
 from loratory.runs.recorder import Recorder
 from loratory.runs.store import EventReader, EventWriter, RunDirectory, find_runs, liveness, new_record
@@ -175,17 +175,17 @@ def test_two_processes_cannot_train_one_run(run: RunDirectory) -> None:
 def test_commands_are_obeyed_once_and_in_order(run: RunDirectory) -> None:
     control = Control(run.control)
     assert control.poll() == []
-    send(run.control, "save")
-    send(run.control, "stop")
+    send(run.control, Command("save"))
+    send(run.control, Command("stop"))
     (run.control / "1-format-disk.json").write_text("{}")
     control.request("save")
-    assert control.poll() == ["save", "save", "stop"]
+    assert control.poll() == [Command("save"), Command("save"), Command("stop")]
     assert control.poll() == []
     assert list(run.control.iterdir()) == []
 
 
 def test_commands_for_a_dead_process_are_discarded(run: RunDirectory) -> None:
-    send(run.control, "stop")
+    send(run.control, Command("stop"))
     control = Control(run.control)
     control.discard()
     assert control.poll() == []

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from loratory.config.load import dump_config, load_config
 from loratory.config.schema import Config
 from loratory.errors import LoratoryError
-from loratory.runs.control import Control, send
+from loratory.runs.control import Command, Control, send
 from loratory.runs.events import Finished, Notice, Obeyed, Saved, Started, StateSaved, Step
 from loratory.runs.host import host
 from loratory.runs.store import EventReader, RunDirectory
@@ -184,15 +184,15 @@ def test_commands_stop_and_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     config = load(tmp_path)
     run = RunDirectory.create(config.output.runs_dir, "fox", dump_config(config))
     # Commands from before the process are for another one.
-    send(run.control, "stop")
+    send(run.control, Command("stop"))
     asked = []
     poll = Control.poll
 
-    def send_after_two(self: Control) -> list[str]:
+    def send_after_two(self: Control) -> list[Command]:
         asked.append(None)
         if len(asked) == 3:
-            send(run.control, "save")
-            send(run.control, "stop")
+            send(run.control, Command("save"))
+            send(run.control, Command("stop"))
         return poll(self)
 
     monkeypatch.setattr(Control, "poll", send_after_two)

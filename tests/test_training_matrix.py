@@ -19,7 +19,7 @@ import torch
 from loratory.config.schema import Config
 from loratory.errors import LoratoryError
 from loratory.models import components
-from loratory.runs.control import Control, send
+from loratory.runs.control import Command, Control, send
 from loratory.runs.events import Finished, Started, Step
 from loratory.runs.store import RunDirectory
 from loratory.training.optimizer_types import OPTIMIZER_TYPES
@@ -433,7 +433,7 @@ def test_stopped_and_resumed_ends_in_the_same_bytes(tmp_path: Path, monkeypatch:
     def stop_before_the_fourth(control: Control) -> list[Any]:
         polls.append(None)
         if len(polls) == 4:
-            send(control.directory, "stop")
+            send(control.directory, Command("stop"))
         return poll(control)
 
     monkeypatch.setattr(Control, "poll", stop_before_the_fourth)

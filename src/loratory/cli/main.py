@@ -29,8 +29,11 @@ VERBS = {
     "demo": "Train on the embedded model and pictures, and draw before and after.",
     "plan": "What a config would train, for how long, and what it needs.",
     "train": "Train an adapter, or go on with a run.",
-    "runs": "List runs, stop them, have them save.",
-    "watch": "Follow a run from any terminal.",
+    "runs": "List and compare runs; pause, stop or steer them, have them save.",
+    "watch": "Show a run in the dashboard, from any terminal.",
+    "queue": "Train one config after the other, unattended.",
+    "grid": "Epochs by strengths at fixed seeds, in one picture.",
+    "serve": "A page with a run's figures and pictures, on this machine only.",
     "presets": "Starting points for a config.",
     "lora": "Look into adapter files and check them.",
     "kohya": "Take over configs of sd-scripts and the kohya_ss GUI, or write them.",
@@ -56,16 +59,23 @@ class _Verbs(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in VERBS and not args[0].startswith("-"):
-            if os.path.isdir(args[0]) or os.sep in args[0]:  # noqa: PTH112 - a verb costs no import of pathlib
+            named = os.sep in args[0] or args[0].endswith(".toml")
+            if named or os.path.isdir(args[0]):  # noqa: PTH112 - a verb costs no import of pathlib
                 return super().resolve_command(ctx, [_EDITOR, *args])
             near = difflib.get_close_matches(args[0], VERBS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else " A folder of pictures opens in the tag editor."
+            hint = (
+                f" Did you mean {near[0]!r}?"
+                if near
+                else " A folder of pictures, a run or a config opens in the screens."
+            )
             ctx.fail(f"No such command {args[0]!r}, and no such folder.{hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([("DIR", "Open the tag editor on a folder of pictures."), *VERBS.items()])
+            formatter.write_dl(
+                [("PATH", "Open the screens on a folder of pictures, a run, or a config."), *VERBS.items()]
+            )
 
 
 @click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
@@ -118,7 +128,9 @@ def _prepare_streams() -> None:
 
 def _run(debug: bool) -> int:
     try:
-        result = cli.main(standalone_mode=False)
+        # Nothing said, in a terminal: the screens, on the folder we are in.
+        alone = len(sys.argv) == 1 and sys.stdin.isatty() and sys.stdout.isatty()
+        result = cli.main([_EDITOR, "."] if alone else None, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code

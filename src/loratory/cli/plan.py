@@ -1,8 +1,6 @@
 """`loratory plan`: the true numbers of a run before it starts."""
 
-import dataclasses
 import shutil
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from loratory.terminal.curves import draw_curve
 from loratory.wording import spoken_bytes, spoken_time
 
 _FAMILY = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
-_CURVE_POINTS = 200  # a divisor of the 1000 timesteps
 _PART = {
     "unet": "UNet",
     "text_encoder": "text encoder",
@@ -49,11 +46,12 @@ def plan(
     settings = load_config(config, overrides)
     with output.working("reading pictures and model"):
         from loratory.training.plan import make_plan  # imports torch, which takes seconds
+        from loratory.training.plan_report import caption_draws, plan_report
 
         made = make_plan(settings, processes)
-    summary = _summary(made)
+    summary = plan_report(made)
     if captions:
-        summary["captions"] = _draws(made)
+        summary["captions"] = caption_draws(made)
     if measure:
         summary["measured"] = _measure(made)
     if as_json:
@@ -64,137 +62,14 @@ def plan(
 
 def _measure(made: Any) -> dict[str, Any]:
     from loratory.training.measure import Measured, measure
+    from loratory.training.plan_report import measured_report
 
     with output.working("loading") as tell:
         for progress in measure(made):
             if isinstance(progress, Measured):
-                steps_s = progress.step_s * made.length.total_steps
-                return {**dataclasses.asdict(progress), "expected_s": progress.load_s + steps_s}
+                return measured_report(made, progress)
             tell(f"{progress.name} {progress.done}/{progress.total}" if progress.total > 1 else progress.name)
     raise AssertionError("a trial run ends with its result")
-
-
-def _summary(made: Any) -> dict[str, Any]:
-    info, length = made.info, made.length
-    folders = [folder for folder in made.dataset.folders if not folder.is_reg]
-    trained = Counter(image.folder for image in made.images)
-    return {
-        "model": {
-            "path": str(info.path),
-            "family": info.family,
-            "prediction_type": info.prediction_type,
-            "zero_terminal_snr": info.zero_terminal_snr,
-            "reasons": list(info.reasons),
-        },
-        "folders": [
-            {
-                "name": folder.name,
-                "images": trained[folder.name],
-                "repeats": folder.repeats,
-                "per_epoch": trained[folder.name] * folder.repeats,
-                "exposure": exposure,
-            }
-            for folder, exposure in zip(folders, length.exposures, strict=True)
-        ],
-        "buckets": [{"width": w, "height": h, "visits_per_epoch": count} for (w, h), count in made.buckets],
-        "regularization": _regularization(made),
-        "held_back": len(made.held_back),
-        "batches_per_epoch": made.batches_per_epoch,
-        "steps_per_epoch": made.steps_per_epoch,
-        "epochs": length.epochs,
-        "total_steps": length.total_steps,
-        "network": [
-            {
-                "part": part.name,
-                "learning_rate": part.lr if part.modules else 0.0,
-                "modules": part.modules,
-                "parameters": part.parameters,
-            }
-            for part in made.parts
-        ],
-        "saves": made.saves,
-        "save_bytes": made.save_bytes,
-        "state_bytes": made.state_bytes,
-        "disk_bytes": made.disk_bytes,
-        "curves": _curves(made),
-        "advice": [dataclasses.asdict(each) for each in made.advice],
-        "warnings": list(made.warnings),
-        "findings": [
-            {"rule": f.rule, "severity": f.severity, "path": str(f.path or ""), "message": f.message}
-            for f in made.dataset.findings
-        ],
-    }
-
-
-def _regularization(made: Any) -> dict[str, Any] | None:
-    """How the regularization pictures are used; None without any."""
-    if not made.has_reg:
-        return None
-    epochs = min(made.length.epochs, 1000)  # a longer run uses them no less evenly
-    used = Counter(visit.image for epoch in range(1, epochs + 1) for visit in made.order.reg_visits(epoch))
-    images = [index for index, is_reg in enumerate(made.order.is_reg) if is_reg]
-    counts = [used[index] for index in images]
-    return {
-        "images": len(images),
-        "visits_per_epoch": len(made.order.reg_visits(1)),
-        "used": sum(count > 0 for count in counts),
-        "fewest_visits": min(counts),
-        "most_visits": max(counts),
-        "epochs": epochs,
-        "weight": made.config.loss.prior_loss_weight,
-    }
-
-
-def _curves(made: Any) -> dict[str, list[float]]:
-    """The learning rate's factor over the run, and how much each timestep counts: weight of its loss times how often
-    it is drawn."""
-    import torch
-
-    from loratory.training.loss import loss_weights
-    from loratory.training.noise import make_schedule
-    from loratory.training.schedule import lr_multiplier
-    from loratory.training.timesteps import timestep_density
-
-    config, total = made.config, made.length.total_steps
-    points = min(total, _CURVE_POINTS)
-    rates = [lr_multiplier(config.optimizer, index * total // points, total) for index in range(points)]
-    schedule = make_schedule(
-        zero_terminal_snr=made.info.zero_terminal_snr, kohya_compatible=config.compatibility == "kohya"
-    )
-    weights = loss_weights(
-        torch.arange(1000), schedule, config.loss, v_prediction=made.info.prediction_type == "v_prediction"
-    )
-    counted = weights * timestep_density(config.noise)
-    averaged = counted.view(-1, 1000 // _CURVE_POINTS).mean(dim=1)
-    return {"learning_rate_factor": rates, "loss_weight_by_timestep": averaged.tolist()}
-
-
-def _draws(made: Any, count: int = 10) -> dict[str, list[str]]:
-    """Captions of the first picture of each folder as `count` epochs would train them."""
-    from loratory.editing.simulate import simulate
-
-    length = made.length
-    steps = [
-        length.epoch_start(epoch) if epoch <= length.epochs else length.total_steps for epoch in range(1, count + 1)
-    ]
-    first: dict[str, int] = {}
-    for index, image in enumerate(made.images):
-        first.setdefault(image.folder, index)
-    return {
-        f"{folder}/{made.images[index].path.name}": [
-            draw.text
-            for draw in simulate(
-                made.images[index].caption,
-                made.images[index].treatment.caption,
-                draws=count,
-                seed=made.config.training.seed,
-                visit=(index, 0),
-                steps=steps,
-                max_steps=length.total_steps,
-            )
-        ]
-        for folder, index in first.items()
-    }
 
 
 def _print(made: Any, summary: dict[str, Any], *, ascii_only: bool) -> None:
@@ -233,10 +108,10 @@ def _print(made: Any, summary: dict[str, Any], *, ascii_only: bool) -> None:
 
     output.data("")
     table = _table("trained", "modules", "parameters", "rate", "rank", "scale")
-    for part in made.parts:
-        rank, scale = _sizes(made, part)
-        rate = f"{part.lr:g}" if part.modules else "not trained"
-        table.add_row(_PART[part.name], str(part.modules), f"{part.parameters:,}", rate, rank, scale)
+    for part in summary["network"]:
+        rank, scale = _sizes(part)
+        rate = f"{part['learning_rate']:g}" if part["modules"] else "not trained"
+        table.add_row(_PART[part["part"]], str(part["modules"]), f"{part['parameters']:,}", rate, rank, scale)
     output.show(table)
 
     regularization = summary["regularization"]
@@ -299,16 +174,13 @@ def _prediction(info: Any) -> str:
     return kind + (", zero terminal SNR" if info.zero_terminal_snr else "")
 
 
-def _sizes(made: Any, part: Any) -> tuple[str, str]:
+def _sizes(part: dict[str, Any]) -> tuple[str, str]:
     """Ranks and the factors alpha / rank of a part's modules, e.g. `32, conv 16` and `1, conv 0.0625`."""
-    mine = [target for target in made.targets if target.component in part.components]
-    linear = next((target for target in mine if not target.is_conv), None)
-    conv = next((target for target in mine if target.is_conv), None)
-    rank = [str(linear.rank)] if linear else []
-    scale = [f"{linear.scale:.4g}"] if linear else []
-    if conv:
-        rank.append(f"conv {conv.rank}")
-        scale.append(f"conv {conv.scale:.4g}")
+    rank = [str(part["rank"])] if part["rank"] else []
+    scale = [f"{part['scale']:.4g}"] if part["rank"] else []
+    if part["conv_rank"]:
+        rank.append(f"conv {part['conv_rank']}")
+        scale.append(f"conv {part['conv_scale']:.4g}")
     return ", ".join(rank), ", ".join(scale)
 
 

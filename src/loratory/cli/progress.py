@@ -15,11 +15,26 @@ from rich.live import Live
 from rich.text import Text
 
 from loratory.cli import output
-from loratory.runs.events import Event, Finished, Notice, Phase, Sampled, Saved, Started, Step, Timed, Validated, encode
-from loratory.runs.store import EventReader, RunDirectory
+from loratory.runs.events import (
+    Continued,
+    Event,
+    Finished,
+    Notice,
+    Paused,
+    Phase,
+    Sampled,
+    Saved,
+    Started,
+    Step,
+    Timed,
+    Validated,
+    encode,
+)
+from loratory.runs.store import EventReader, RunDirectory, liveness
 from loratory.wording import spoken_bytes, spoken_pace, spoken_time
 
 POLL_EVERY_S = 0.2
+RECORD_EVERY_S = 1.0
 # Without a terminal to redraw, a line this often is enough to see that it lives.
 LINE_EVERY_S = 10.0
 _SMOOTHING = 0.95
@@ -103,7 +118,10 @@ class Viewer:
     def __init__(
         self, run: RunDirectory, *, as_json: bool, from_offset: int = 0, stopping: threading.Event | None = None
     ) -> None:
+        self._run = run
         self._reader = EventReader(run.events, from_offset)
+        self._look_again_s = 0.0
+        self._waited = False
         self._closing = threading.Event()
         self._stopping = stopping or threading.Event()
         # The stream of now: a library that prints has stdout taken away while it is called.
@@ -138,12 +156,13 @@ class Viewer:
                     if isinstance(view, _Bar) and not output.redraws():
                         # The terminal has gone; since then, stderr is the run's log.
                         view.close()
-                        view = _Lines(view.pace)
+                        view = _Lines(view.pace, view.paused)
                     view.show(timed)
                     # A resumed run has the last word of an earlier process in its past.
                     self.finished = timed.event if isinstance(timed.event, Finished) else None
                 if last or self.finished:
                     return
+                self._tell_pause(view)
                 if self._stopping.is_set() and not told:
                     told = True
                     output.say("stopping after the step in hand, with the state saved; Ctrl-C again stops at once")
@@ -151,6 +170,20 @@ class Viewer:
                 self._closing.wait(POLL_EVERY_S)
         finally:
             view.close()
+
+    def _tell_pause(self, view: "_Json | _Bar | _Lines") -> None:
+        """Tells of a pause that has no event yet: on a full disk there is room for the record alone."""
+        if isinstance(view, _Json) or time.monotonic() < self._look_again_s:
+            return
+        self._look_again_s = time.monotonic() + RECORD_EVERY_S
+        record = self._run.read_record()
+        if record is None or liveness(record) != "paused" or view.paused:
+            self._waited = False
+            return
+        # The second time: where it goes on at this moment, the event is there before the record.
+        if self._waited:
+            view.show(Timed(record.heartbeat_s, Paused(record.step, record.message)))
+        self._waited = True
 
     def _first_view(self) -> "_Json | _Bar | _Lines":
         if self._json_stream is not None:
@@ -179,6 +212,7 @@ class _Bar:
 
     def __init__(self) -> None:
         self.pace = Pace()
+        self.paused = ""
         self._step: Step | None = None
         self._now = _Now()
         # Drawn by the viewer's thread alone: a thread of Live's would die noisily when the terminal goes away.
@@ -200,6 +234,11 @@ class _Bar:
                 self._step = step  # laid out when it is drawn: a viewer may have a hundred thousand to catch up with
                 if step.step == self.pace.total_steps:
                     output.say(self.pace.line(step))
+            case Paused() | Continued() as event:
+                self.paused = _say_pause(event, self.paused)
+                if self.paused:
+                    self._step = None
+                    self._now.set("paused", {}, 0, 0)
             case event:
                 _say(event)
 
@@ -254,7 +293,8 @@ def _bar(width: int, fraction: float, ascii_only: bool) -> tuple[str, str]:
 class _Lines:
     """Plain lines, at most one every `LINE_EVERY_S` seconds for what repeats."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Pace, paused: str = "") -> None:
+        self.paused = paused
         self._pace = pace
         self._said_s = -LINE_EVERY_S
         self._phase = ""
@@ -279,6 +319,8 @@ class _Lines:
                 self._latest = step
                 if step.step == self._pace.total_steps:
                     self._say_latest()
+            case Paused() | Continued() as event:
+                self.paused = _say_pause(event, self.paused)
             case event:
                 _say(event)
 
@@ -294,6 +336,16 @@ class _Lines:
         output.say(self._pace.line(latest) if isinstance(latest, Step) else output.one_line(latest))
         self._latest = ""
         self._said_s = time.monotonic()
+
+
+def _say_pause(event: Paused | Continued, told: str) -> str:
+    """Says it, unless it is `told` already, and returns what a person knows of the pause: "" when it is over."""
+    if isinstance(event, Continued):
+        output.say(f"goes on after {spoken_time(event.waited_s)}")
+        return ""
+    if event.reason != told:
+        output.say(output.one_line(f"paused after step {event.step}: {event.reason}"), "yellow")
+    return event.reason or "paused"
 
 
 def _say(event: Event) -> None:

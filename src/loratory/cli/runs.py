@@ -1,19 +1,23 @@
 """`loratory runs`: what is and was trained, and commands to what still is."""
 
 import dataclasses
+import importlib
 from pathlib import Path
 
 import click
 from rich.cells import cell_len
 
 from loratory.cli import output
+from loratory.cli.find_run import HERE, find_run
+from loratory.cli.run_commands import COMMANDS
 from loratory.errors import LoratoryError
-from loratory.runs import control
-from loratory.runs.store import ALIVE, RunDirectory, find_runs, liveness
+from loratory.runs.store import find_runs, liveness
+from loratory.runs.way_back import way_back
 from loratory.wording import spoken_time
 
-_HERE = Path("runs")
-_GLYPHS = {
+__all__ = ["GLYPHS", "find_run", "runs"]
+
+GLYPHS = {
     "starting": "○",
     "running": "●",
     "paused": "‖",
@@ -23,38 +27,40 @@ _GLYPHS = {
     "crashed": "✗",
     "silent": "?",
 }
-_MATCHES_SHOWN = 5
+# Name of a command -> (module, its name in there): imported when it is called.
+_ELSEWHERE = {
+    "show": ("run_show", "show"),
+    "diff": ("run_compare", "diff"),
+    "tensorboard": ("run_tensorboard", "run_tensorboard"),
+}
 
 
-def find_run(name: str) -> RunDirectory:
-    """The run at a path, or in ./runs the one whose name is or begins with `name`."""
-    path = Path(name)
-    if "/" in name or (path / "state").is_dir():
-        return RunDirectory.open(path)
-    matches = [run for run in find_runs(_HERE) if run.name.startswith(name)]
-    exact = [run for run in matches if run.name == name]
-    if len(exact or matches) == 1:
-        return (exact or matches)[0]
-    if matches:
-        newest = ", ".join(run.name for run in matches[:_MATCHES_SHOWN])
-        more = f" and {len(matches) - _MATCHES_SHOWN} more" if len(matches) > _MATCHES_SHOWN else ""
-        raise LoratoryError(f"“{name}” could be any of {newest}{more}.", hint="Give more of the name, or the folder.")
-    if path.exists():
-        return RunDirectory.open(path)  # says what it lacks
-    raise LoratoryError(f"There is no run “{name}” here.", hint="`loratory runs list` shows the runs in ./runs.")
+class _Runs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _ELSEWHERE:
+            module, name = _ELSEWHERE[cmd_name]
+            return getattr(importlib.import_module(f"loratory.cli.{module}"), name)
+        return super().get_command(ctx, cmd_name)
 
 
-@click.group()
+@click.group(cls=_Runs)
 def runs() -> None:
-    """List runs, stop them, have them save."""
+    """List and compare runs; pause, stop or steer them, have them save."""
+
+
+for _command in COMMANDS:
+    runs.add_command(_command)
 
 
 @runs.command("list")
-@click.argument("runs_dir", type=click.Path(path_type=Path), default=_HERE)
+@click.argument("runs_dir", type=click.Path(path_type=Path), default=HERE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_runs(runs_dir: Path, as_json: bool) -> None:
     """The runs in RUNS_DIR (./runs), newest first."""
-    if runs_dir != _HERE and not runs_dir.is_dir():
+    if runs_dir != HERE and not runs_dir.is_dir():
         raise LoratoryError(f"{runs_dir} is {'not a folder' if runs_dir.exists() else 'not there'}.")
     rows = [(run, run.read_record()) for run in find_runs(runs_dir)]
     if as_json:
@@ -69,35 +75,16 @@ def list_runs(runs_dir: Path, as_json: bool) -> None:
         output.say(f"No runs in {runs_dir}.")
     names = {run.path: output.one_line(run.name) for run, _ in rows}
     width = max(map(cell_len, names.values()), default=0)
+    crashed: list[str] = []
     for run, record in rows:
         state = liveness(record)
         name = names[run.path] + " " * (width - cell_len(names[run.path]))
         steps = f"step {record.step}/{record.total_steps}" if record and record.total_steps else ""
         took = spoken_time(record.heartbeat_s - record.started_s) if record else ""
-        output.data(f"{_GLYPHS[state]} {state:<9} {name}  {steps:<18} {took}".rstrip())
-
-
-@runs.command()
-@click.argument("run")
-def stop(run: str) -> None:
-    """Have RUN save its state and stop.
-
-    `loratory train --resume RUN` goes on later.
-    """
-    _send(run, "stop")
-
-
-@runs.command()
-@click.argument("run")
-def save(run: str) -> None:
-    """Have RUN save the adapter as it is now, and go on."""
-    _send(run, "save")
-
-
-def _send(name: str, command: control.CommandName) -> None:
-    run = find_run(name)
-    state = liveness(run.read_record())
-    if state not in ALIVE:
-        raise LoratoryError(f"{run.path} is not being trained: it is {state}.")
-    control.send(run.control, control.Command(command))
-    output.say(f"{command} is left for {run.name}; it is obeyed after the step in hand.")
+        output.data(f"{GLYPHS[state]} {state:<9} {name}  {steps:<18} {took}".rstrip())
+        if state == "crashed":
+            crashed.append(output.one_line(way_back(run)))
+        elif state == "paused" and record and record.message:
+            output.say(f"{output.one_line(run.name)} waits: {output.one_line(record.message)}")
+    for sentence in crashed:
+        output.say(sentence)

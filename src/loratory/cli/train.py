@@ -1,7 +1,5 @@
 """`loratory train`: the loop in this process, or in one of its own."""
 
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +12,11 @@ from loratory.cli.runs import find_run
 from loratory.config.load import dump_config, load_config
 from loratory.config.schema import Config
 from loratory.errors import FAILED
-from loratory.runs.control import Control
+from loratory.runs.detached import start_detached
 from loratory.runs.events import Finished
 from loratory.runs.host import host, host_follower, open_for_resume
 from loratory.runs.launch import process_count, process_rank
-from loratory.runs.store import RunDirectory, new_record
+from loratory.runs.store import RunDirectory
 
 if TYPE_CHECKING:
     from loratory.training.plan import Plan
@@ -33,7 +31,8 @@ if TYPE_CHECKING:
 def train(config: Path | None, overrides: tuple[str, ...], resume: str | None, detach: bool, as_json: bool) -> int:
     """Train the adapter that CONFIG (a TOML file) describes.
 
-    Ctrl-C once saves the state and stops; twice stops at once. `--resume RUN` goes on as if nothing had happened.
+    Ctrl-C once saves the state and stops; twice stops at once. `--resume RUN` goes on as if nothing had happened, with
+    `--set` in less memory, for example `--set training.gradient_checkpointing=true`.
     For several graphics cards: `torchrun --nproc-per-node N -m loratory train …`.
     """
     if (config is None) == (resume is None):
@@ -47,10 +46,8 @@ def train(config: Path | None, overrides: tuple[str, ...], resume: str | None, d
         return 0
     plan = None
     if resume is not None:
-        if overrides:
-            raise click.UsageError("--resume goes on with the run's own settings; --set needs a new run.")
         run = find_run(resume)
-        settings = open_for_resume(run)
+        settings = open_for_resume(run, overrides)
     else:
         assert config is not None
         settings = load_config(config, overrides)
@@ -94,16 +91,7 @@ def train_here(settings: Config, run: RunDirectory, *, as_json: bool, plan: "Pla
 
 
 def _detach(run: RunDirectory) -> int:
-    Control(run.control).discard()  # from here on, commands are meant for the new process
-    # A new run without a state is resumed from its first step: one way into the engine for both.
-    # -P: a file named like a module, in the folder we are in, is not that module.
-    command = [sys.executable, "-P", "-m", "loratory", "train", "--resume", str(run.path)]
-    with run.log.open("ab") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, close_fds=True
-        )
-    # The new process takes a second to say so itself, and may be looked for or stopped before.
-    run.write_record(new_record(process.pid))
+    pid = start_detached(run)
     output.data(str(run.path))
-    output.say(f"training in process {process.pid}; `loratory watch {run.path}` shows it.")
+    output.say(f"training in process {pid}; `loratory watch {run.path}` shows it.")
     return 0

@@ -1,6 +1,5 @@
 """Settings whose machinery does not exist yet. A run that asks for one is refused rather than run without it."""
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,6 @@ _BUILT_VALUES: dict[str, tuple[frozenset[str], str]] = {
         frozenset({"full"}),
         "the network type decides which layers are trained, and network_train_unet_only leaves the text encoder out",
     ),
-    "sample.sample_sampler": (frozenset({"ddim"}), 'use "ddim"'),
 }
 """Settings of which some values work: those, and the nearest thing to the others."""
 
@@ -69,8 +67,6 @@ def _sentences(config: Config) -> Iterator[str]:
             yield _sentence(name, value, _UNBUILT[name])
         elif name in _BUILT_VALUES and value not in _BUILT_VALUES[name][0]:
             yield _sentence(name, value, _BUILT_VALUES[name][1])
-        elif name == "sample.prompts" and any(re.search(r"(^|\s)--ss\b", prompt) for prompt in value):
-            yield f"{name}: the flag --ss is not built yet: every prompt is drawn with sample_sampler."
 
 
 def _sentence(name: str, value: object, nearest: str) -> str:

@@ -4,50 +4,35 @@ Ctrl-C or SIGTERM once: save the state and stop. Twice: stop at once. When the t
 on without it, with its output in log.txt.
 """
 
-import errno
+import gc
 import logging
 import os
 import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from loratory.config.load import load_config
 from loratory.config.schema import Config
 from loratory.errors import FAILED, LoratoryError
 from loratory.runs.control import Control
 from loratory.runs.events import Finished, Phase
+from loratory.runs.ladder import ladder
 from loratory.runs.launch import process_count
 from loratory.runs.recorder import Recorder
-from loratory.runs.store import RunDirectory, RunRecord, liveness
+from loratory.runs.resume import is_expected, open_for_resume
+from loratory.runs.store import RunDirectory, is_full_disk, newest_state
+from loratory.telemetry.hardware import Beat
 
 if TYPE_CHECKING:
     from loratory.training.plan import Plan
 
-
-def open_for_resume(run: RunDirectory) -> Config:
-    """The config of a run that can go on. Raises LoratoryError when it is being trained, or done."""
-    record = run.read_record()
-    state = liveness(record) if record else None
-    # A silent run has not been heard of for so long that its process, on another host, is taken to be dead.
-    if record is not None and state in ("starting", "running", "paused") and not _is_expected(record):
-        raise LoratoryError(
-            f"{run.path} is being trained already (pid {record.pid} on {record.host}).",
-            hint=f"`loratory watch {run.path}` shows it, `loratory runs stop {run.path}` stops it.",
-        )
-    if state == "done":
-        raise LoratoryError(f"{run.path} is done; there is nothing to resume.")
-    return load_config(run.config)
-
-
-def _is_expected(record: RunRecord | None) -> bool:
-    """Whether this process is the one that `train --detach` announced in the run's record when it started it."""
-    return record is not None and record.status == "starting" and record.pid == os.getpid()
+__all__ = ["host", "host_follower", "open_for_resume"]
 
 
 def host(
@@ -57,16 +42,26 @@ def host(
     stopping: threading.Event | None = None,
     plan: "Plan | None" = None,
 ) -> Finished:
-    """Trains in the calling (main) thread until the run is done, stopped or failed.
+    """Trains in the calling thread until the run is done, stopped or failed.
 
     plan: that of `config`, where it has been made already. Sets `hung_up` on SIGHUP, and `stopping` when a signal asks
-    for a stop. Whatever happens is recorded in the run before it is raised: LoratoryError for what a person can act on,
-    any other exception for a defect, with its traceback in log.txt.
+    for a stop; signals are heard in the main thread only. Whatever happens is recorded in the run before it is raised:
+    LoratoryError for what a person can act on, any other exception for a defect, with its traceback in log.txt. What
+    the engine held, on the graphics card too, is free when this returns or raises.
     """
+    try:
+        return _host(config, run, hung_up, stopping or threading.Event(), plan)
+    finally:
+        _free_memory()
+
+
+def _host(
+    config: Config, run: RunDirectory, hung_up: threading.Event, stopping: threading.Event, plan: "Plan | None"
+) -> Finished:
     control = Control(run.control)
-    expected = _is_expected(run.read_record())
-    signals = _signals(control, run.log, hung_up, stopping or threading.Event())
-    with Recorder(run) as recorder, _logging_to(run.log), signals:
+    expected = is_expected(run.read_record())
+    signals = _signals(control, run.log, hung_up, stopping)
+    with Recorder(run, control) as recorder, Beat(recorder), _logging_to(run.log), signals:
         if not expected:  # else what waits was meant for this process
             control.discard()
         try:
@@ -76,13 +71,15 @@ def host(
 
             recorder.write(Phase("reading the dataset", 0, 1))
             finished = train(plan or make_plan(config, process_count()), run, control, recorder)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            _release(interrupt)
             finished = Finished("stopped", recorder.step, "Stopped at once; the last saved state is kept.")
         except Exception as error:
             problem = _explained(error, config, run)
             if problem is not error:
                 _append(run.log, traceback.format_exc())
-            with suppress(OSError):  # a full disk cannot take this event either
+            _release(error)
+            with suppress(OSError):  # the disk, or what it is connected by, has failed altogether
                 message = problem.message if problem else f"{type(error).__name__}: {error}"
                 hint = problem.hint if problem else f"The traceback is in {run.log}."
                 recorder.write(Finished("failed", recorder.step, message, hint))
@@ -121,7 +118,7 @@ def host_follower(config: Config) -> None:
 def _explained(error: Exception, config: Config, run: RunDirectory) -> LoratoryError | None:
     """What a person is told about `error`; None if it is a defect of the program."""
     resume = f"`loratory train --resume {run.path}` goes on."
-    if _is_full_disk(error):
+    if is_full_disk(error):
         what = error.message if isinstance(error, LoratoryError) else "The disk is full."
         return LoratoryError(
             f"{what} Training has stopped; what was saved before is whole.",
@@ -136,25 +133,62 @@ def _explained(error: Exception, config: Config, run: RunDirectory) -> LoratoryE
     if process_count() > 1 and isinstance(error, RuntimeError) and "onnection" in str(error):
         hint = f"Its messages say why; {resume}"
         return LoratoryError("Another process of the run has gone.", hint=hint, exit_code=FAILED)
-    if type(error).__name__ == "OutOfMemoryError":
-        return LoratoryError(
-            f"The GPU ran out of memory at batch size {config.training.train_batch_size} and resolution "
-            f"{'x'.join(map(str, config.dataset.resolution_wh))}.",
-            hint="In this order: training.gradient_checkpointing = true, train_batch_size = 1 with "
-            "gradient_accumulation_steps, training.int8_base = true, network.network_train_unet_only = true, a smaller "
-            "dataset.resolution, training.blocks_to_swap.",
-            exit_code=FAILED,
-        )
+    if _is_out_of_memory(error):
+        return _out_of_memory(error, config, run)
     return None
 
 
-def _is_full_disk(error: BaseException | None) -> bool:
-    """Whether `error` is, or was raised from, the system's word that nothing more fits."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch has a class of its own for its allocator's word, but none for that of the driver, of cuBLAS and of Apple's
+    # GPUs, and for main memory.
+    words = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "can't allocate memory")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def _out_of_memory(error: BaseException, config: Config, run: RunDirectory) -> LoratoryError:
+    """What ran out where, and the commands that go on with less, from what costs least to what costs most."""
+    in_main = isinstance(error, MemoryError) or "CPUAllocator" in str(error)
+    trained = newest_state(run)
+    rungs = ladder(config, trained=trained is not None)
+    commands = [f"`{rung.command(run.path)}`\n    {rung.sentence}" for rung in rungs]
+    since = f"from step {trained.step}" if trained else "from its first step"
+    hint = [f"One of these goes on with the run {since}; what costs least comes first:", *commands]
+    if not commands:
+        hint = [
+            "Every setting that saves memory and can change now is in force. Close other programs that use it, then "
+            f"`loratory train --resume {run.path}` goes on {since}."
+        ]
+    if in_main:
+        hint.insert(0, "Close other programs that use much of it first.")
+    resolution = "x".join(map(str, config.dataset.resolution_wh))
+    return LoratoryError(
+        f"{'Main memory ran out' if in_main else 'The GPU ran out of memory'} at batch size "
+        f"{config.training.train_batch_size} and resolution {resolution}.",
+        hint="\n".join(hint),
+        exit_code=FAILED,
+    )
+
+
+def _release(error: BaseException) -> None:
+    """Empties the frames that the tracebacks of `error` hold: in them lie the model, its gradients and its states."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            traceback.clear_frames(each.__traceback__)
+            waiting += [each.__cause__, each.__context__]
+
+
+def _free_memory() -> None:
+    """Collects what the engine left in circles, and gives the card back what torch keeps for later."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 class _LogFile(logging.FileHandler):
@@ -169,11 +203,12 @@ def _logging_to(path: Path) -> Generator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
+    captured = warnings.showwarning.__module__ == logging.__name__
     logging.captureWarnings(True)
     try:
         yield
     finally:
-        logging.captureWarnings(False)
+        logging.captureWarnings(captured)
         root.removeHandler(handler)
         handler.close()
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import psutil
 
@@ -130,12 +130,34 @@ class RunDirectory:
             with atomic.replacing(self.record, durable=False) as temporary:
                 temporary.write_text(text, "utf-8")
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_full_disk(error):
                 raise
             # A full disk takes no new file, but the old one has its place: how the run ended should still be told.
+            # One write over all of the old text, so that nobody reads the end of one behind the other.
             with self.record.open("r+", encoding="utf-8") as file:
-                file.write(text)
-                file.truncate()
+                file.write(text.ljust(self.record.stat().st_size))
+
+
+class SavedState(NamedTuple):
+    """A state that a run can go on from: after how many steps, and when it was written (seconds since the epoch)."""
+
+    step: int
+    time_s: float
+
+
+def newest_state(run: RunDirectory) -> SavedState | None:
+    """The newest state that is on the disk; None where a run would begin from its first step."""
+    newest = max(run.state.glob("[0-9]*.pt"), default=None)
+    return SavedState(int(newest.stem), newest.stat().st_mtime) if newest and newest.stem.isdigit() else None
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether `error` is, or was raised from, the system's word that nothing more fits."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def new_record(pid: int | None = None) -> RunRecord:
@@ -174,20 +196,21 @@ def _same_process(pid: int, started_s: float) -> bool:
 
 
 class EventWriter:
-    """Appends events to a run's events.jsonl: one write a line, so that a kill can tear only the last one."""
+    """Appends events to a run's events.jsonl: one write at a time, so that a kill can tear only the last line."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         if _ends_torn(path):
             os.write(self._descriptor, b"\n")
 
-    def write(self, event: Event) -> None:
+    def write(self, *events: Event) -> None:
+        """Appends all of `events` or none. Raises OSError as the disk does."""
         # Half a surrogate pair, from a file name that is not UTF-8, becomes the \\u escape that JSON has for it.
-        line = (encode(event) + "\n").encode("utf-8", "backslashreplace")
+        lines = "".join(encode(event) + "\n" for event in events).encode("utf-8", "backslashreplace")
         size = os.fstat(self._descriptor).st_size
         try:
-            while line:  # os.write may take less than it is given, on a disk that is about to be full
-                line = line[os.write(self._descriptor, line) :]
+            while lines:  # os.write may take less than it is given, on a disk that is about to be full
+                lines = lines[os.write(self._descriptor, lines) :]
         except OSError:
             os.ftruncate(self._descriptor, size)  # the next event, if there is room for it, begins a line
             raise

@@ -2,21 +2,15 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+
+import numpy as np
+
+from loratory.terminal.dots import Grid, axis_sign, braille_cells, braille_text, dot_rows, draw_pen
+from loratory.terminal.ticks import Scale
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _ASCII_LEVELS = "_.-=+*#@"
 _NOTHING = "(no values)"
-_BRAILLE = 0x2800
-# The bits of a braille character's dots, by row from the top and column.
-_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-
-
-class _Span(NamedTuple):
-    """The lowest and the highest of the values that one column of dots shows."""
-
-    low: float
-    high: float
 
 
 def draw_curve(
@@ -50,12 +44,14 @@ def draw_curve(
         return [_NOTHING[:width]]
 
     across, down = (1, 1) if ascii_only else (2, 4)
-    scaled = [(math.log(v) if log else v) if _is_drawable(v, log=log) else None for v in values]
-    if log:
-        low, high = math.log(low), math.log(high)
-    rows = _rows_of(_columns(scaled, columns * across), low, high, height * down)
-    cells = _ascii_cells(rows, height) if ascii_only else _braille_cells(rows, height)
-    lines = [f"{label:>{gutter}} {_axis(label, ascii_only)}{line}" for label, line in zip(labels, cells, strict=True)]
+    grid = _traced(values, columns * across, height * down, Scale(low, high, log=log))
+    if ascii_only:
+        cells = ["".join("*" if dot else " " for dot in row) for row in grid.tolist()]
+    else:
+        cells = [braille_text(row) for row in braille_cells(grid)]
+    lines = [
+        f"{label:>{gutter}} {axis_sign(label, ascii_only)}{line}" for label, line in zip(labels, cells, strict=True)
+    ]
     if any(x_labels):
         lines.append(" " * (gutter + 2) + _x_line(*x_labels, columns))
     if ascii_only:
@@ -102,66 +98,22 @@ def _pieces(values: Sequence[float], count: int) -> list[Sequence[float]]:
     return [values[c * total // count : max(c * total // count + 1, (c + 1) * total // count)] for c in range(count)]
 
 
-def _columns(values: Sequence[float | None], count: int) -> list[_Span | None]:
-    total = len(values)
-    spans: list[_Span | None] = []
-    for column in range(count):
-        first = column * total // count
-        piece = values[first : max(first + 1, (column + 1) * total // count)]
-        known = [value for value in piece if value is not None]
-        spans.append(_Span(min(known), max(known)) if known else None)
-    return spans
-
-
-def _rows_of(spans: Sequence[_Span | None], low: float, high: float, rows: int) -> list[range]:
-    """The rows of dots, 0 at the top, that each column fills; each reaches to the one before, as a pen would draw."""
-    filled: list[range] = []
-    before: tuple[int, int] | None = None
-    for span in spans:
-        if span is None:
-            filled.append(range(0))
-            before = None
-            continue
-        if low == high:
-            top = bottom = rows // 2
-        else:
-            top = round((1 - _share(span.high, low, high)) * (rows - 1))
-            bottom = round((1 - _share(span.low, low, high)) * (rows - 1))
-        own = (top, bottom)
-        if before is not None:
-            top, bottom = min(top, before[1] + 1), max(bottom, before[0] - 1)
-        filled.append(range(top, bottom + 1))
-        before = own
-    return filled
+def _traced(values: Sequence[float], columns: int, rows: int, scale: Scale) -> Grid:
+    """The dots of a curve, each column filled over the range of what it stands for and on to the one before."""
+    pieces = _pieces(values, columns)
+    known = [[value for value in piece if _is_drawable(value, log=scale.log)] for piece in pieces]
+    highest = np.array([max(piece, default=math.nan) for piece in known])
+    lowest = np.array([min(piece, default=math.nan) for piece in known])
+    grid = np.zeros((rows, columns), np.bool_)
+    missing = np.isnan(highest)
+    tops, bottoms = dot_rows(highest, scale, rows), dot_rows(lowest, scale, rows)
+    tops[missing] = np.nan
+    draw_pen(grid, tops, bottoms, lifted=np.zeros(columns, np.bool_))
+    return grid
 
 
 def _share(value: float, low: float, high: float) -> float:
-    """Where `value` lies between two others, from 0 to 1. Halved first: their distance can be beyond any float."""
-    span = high / 2 - low / 2  # 0 for the two smallest floats
-    return (value / 2 - low / 2) / span if span else float(value > low)
-
-
-def _ascii_cells(columns: Sequence[range], height: int) -> list[str]:
-    return ["".join("*" if row in filled else " " for filled in columns) for row in range(height)]
-
-
-def _braille_cells(columns: Sequence[range], height: int) -> list[str]:
-    lines: list[str] = []
-    for line in range(height):
-        cells: list[str] = []
-        for pair in zip(columns[::2], columns[1::2], strict=True):
-            bits = sum(
-                _DOTS[dot][side] for side, filled in enumerate(pair) for dot in range(4) if 4 * line + dot in filled
-            )
-            cells.append(chr(_BRAILLE + bits) if bits else " ")
-        lines.append("".join(cells))
-    return lines
-
-
-def _axis(label: str, ascii_only: bool) -> str:
-    if ascii_only:
-        return "+" if label else "|"
-    return "┤" if label else "│"
+    return float(Scale(low, high).shares(np.array([value]))[0])
 
 
 def _x_line(first: str, last: str, columns: int) -> str:

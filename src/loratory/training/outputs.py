@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import itertools
 import re
 import tempfile
 import threading
@@ -24,7 +25,8 @@ from loratory.runs.control import Control
 from loratory.runs.events import Notice, Phase, Sampled, Saved, Saving
 from loratory.runs.recorder import Recorder
 from loratory.runs.store import EventReader, RunDirectory
-from loratory.sampling.preview import Prompt, draw
+from loratory.sampling.preview import draw
+from loratory.sampling.prompts import Prompt, default_prompt, parameters_text, parse_prompt
 from loratory.training.engine import Engine
 from loratory.training.metadata import adapter_metadata
 
@@ -92,6 +94,7 @@ class Outputs:
         self._remove_old()
 
     def _save(self, name: str, step: int) -> None:
+        began = time.perf_counter()
         path = self._output.output_dir / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = adapter_metadata(
@@ -115,7 +118,8 @@ class Outputs:
                 hint='Check the disk, and whether the weights outgrew the format: output.save_precision = "float".',
                 exit_code=FAILED,
             )
-        self._saved[path] = Saved(step, self._epoch(step), str(path), path.stat().st_size, difference)
+        took_s = time.perf_counter() - began
+        self._saved[path] = Saved(step, self._epoch(step), str(path), path.stat().st_size, difference, took_s)
         self.recorder.write(self._saved[path])
 
     def _untaken(self, path: Path) -> Path:
@@ -134,25 +138,63 @@ class Outputs:
         A picture that cannot be drawn is a warning: the training is worth more than its previews. A request to stop
         ends the drawing.
         """
-        prompts = self._plan.prompts
-        with self.engine.judged():
-            self._draw_all(prompts, step)
+        self._draw_all([(index, prompt) for index, prompt in enumerate(self._plan.prompts)], step, asked=False)
 
-    def _draw_all(self, prompts: Sequence[Prompt], step: int) -> None:
-        for index, prompt in enumerate(prompts):
-            if self.control.waits("stop"):
-                return
-            self.recorder.write(Phase("drawing samples", index, len(prompts)))
-            path = self.run.samples / f"step{step:08d}-{index:02d}-{prompt.seed}.png"
+    def draw_asked(self, line: str, step: int) -> bool:
+        """Draws a prompt with kohya's flags that somebody asked for, or those of the config where `line` is empty.
+
+        The pictures lie beside all others there are. False where there is nothing to draw; a Notice says why.
+        """
+        if line.strip():
             try:
-                self._draw(prompt, path, step)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on
-                if self.engine.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                message = f"“{prompt.text}” could not be drawn: {type(error).__name__}: {error}"
-                self.recorder.write(Notice("warning", message))
-            else:
-                self.recorder.write(Sampled(step, self._epoch(step), str(path.relative_to(self.run.path)), prompt.text))
+                prompts = [(-1, parse_prompt(line, default_prompt(self._plan.config)))]
+            except LoratoryError as error:
+                self.recorder.write(Notice("warning", f"Nothing was drawn: {error.message} {error.hint}".strip()))
+                return False
+        else:
+            prompts = list(enumerate(self._plan.prompts))
+        if not prompts:
+            self.recorder.write(Notice("warning", "Nothing was drawn: the config has no prompts ([sample] prompts)."))
+            return False
+        self._draw_all(prompts, step, asked=True)
+        return True
+
+    def _draw_all(self, prompts: Sequence[tuple[int, Prompt]], step: int, *, asked: bool) -> None:
+        """Draws numbered prompts. asked: into files that are not there yet."""
+        with self.engine.judged():
+            for done, (index, prompt) in enumerate(prompts):
+                if self.control.waits("stop"):
+                    return
+                self.recorder.write(Phase("drawing samples", done, len(prompts)))
+                began = time.perf_counter()
+                try:
+                    path = self._picture_path(step, index, prompt.seed, asked=asked)
+                    self._draw(prompt, path, step)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on
+                    if self.engine.device.type == "cuda":
+                        torch.cuda.empty_cache()
+                    message = f"“{prompt.text}” could not be drawn: {type(error).__name__}: {error}"
+                    self.recorder.write(Notice("warning", message))
+                    continue
+                took_s = time.perf_counter() - began
+                self.recorder.write(
+                    Sampled(
+                        step=step,
+                        epoch=self._epoch(step),
+                        path=str(path.relative_to(self.run.path)),
+                        prompt=prompt.text,
+                        index=index,
+                        seed=prompt.seed,
+                        took_s=took_s,
+                    )
+                )
+
+    def _picture_path(self, step: int, index: int, seed: int, *, asked: bool) -> Path:
+        if not asked:
+            return self.run.samples / f"step{step:08d}-{index:02d}-{seed}.png"
+        which = "own" if index < 0 else f"{index:02d}"
+        paths = (self.run.samples / f"step{step:08d}-asked{n}-{which}-{seed}.png" for n in itertools.count(1))
+        return next(path for path in paths if not path.exists())
 
     def _draw(self, prompt: Prompt, path: Path, step: int) -> None:
         (image,) = draw(
@@ -166,7 +208,9 @@ class Outputs:
         )
         path.parent.mkdir(exist_ok=True)
         with atomic.replacing(path, durable=False) as temporary:
-            image.save(temporary, "PNG", pnginfo=_parameters(prompt, self._output.output_name, step))
+            info = PngInfo()
+            info.add_text("parameters", parameters_text(prompt, f"{self._output.output_name} at step {step}"))
+            image.save(temporary, "PNG", pnginfo=info)
 
     def _epoch(self, step: int) -> int:
         return self._plan.length.epoch_of(step)
@@ -215,18 +259,6 @@ def remove_leftovers(config: Config) -> None:
     for numbered in ("", AVERAGE, "-[0-9][0-9][0-9][0-9][0-9][0-9]*", "-step[0-9]*"):
         name = f"{glob.escape(config.output.output_name)}{numbered}.safetensors"
         atomic.remove_leftovers(config.output.output_dir, name)
-
-
-def _parameters(prompt: Prompt, output_name: str, step: int) -> PngInfo:
-    """The settings of a picture in the text chunk that A1111 and its successors read."""
-    info = PngInfo()
-    info.add_text(
-        "parameters",
-        f"{prompt.text}\nNegative prompt: {prompt.negative}\nSteps: {prompt.steps}, Sampler: DDIM, "
-        f"CFG scale: {prompt.guidance_scale}, Seed: {prompt.seed}, Size: {prompt.width}x{prompt.height}, "
-        f"Lora: {output_name} at step {step}",
-    )
-    return info
 
 
 def start_hashing(info: ModelInfo) -> "Future[dict[str, str]]":

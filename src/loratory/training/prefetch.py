@@ -1,7 +1,7 @@
 """Making things ahead of the loop that needs them."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def prefetched(make: Callable[[int], T], positions: range, *, workers: int = 1, depth: int = 2) -> Iterator[T]:
+def prefetched(make: Callable[[int], T], positions: range, *, workers: int = 1, depth: int = 2) -> Generator[T]:
     """Yields `make(position)` for each position in order, made ahead by `workers` threads.
 
     make: is called by several threads at once, and its results must not depend on which calls came before.

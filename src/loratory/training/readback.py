@@ -4,12 +4,14 @@ To read a number from a GPU is to wait for all the work before it. The numbers o
 next step is already queued, and recorded then.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 
 from loratory.errors import FAILED, LoratoryError
-from loratory.runs.events import SampleLoss, Step
+from loratory.runs.events import NotANumber, Phase, SampleLoss, Step, Weights
 from loratory.runs.recorder import Recorder
 
 # In float16 a step may overflow; the gradient scaler leaves it out and lowers its scale. It does not take many.
@@ -41,10 +43,19 @@ class Numbers:
 
 
 @dataclass(frozen=True)
+class PendingWeights:
+    """How far the parts have come, not read yet: the norm of each, in the order of `parts`."""
+
+    parts: Sequence[str]
+    norms: Numbers
+
+
+@dataclass(frozen=True)
 class PendingStep:
     """A step whose numbers (loss, gradient norm, then the loss of each sample) have not been read yet.
 
     step_sizes: the d of each part of lr, where an optimizer finds it on the device; effective_lr is empty then.
+    weights: after this step, where they were measured.
     """
 
     numbers: Numbers
@@ -60,6 +71,7 @@ class PendingStep:
     keys_scaled: int | None
     mean_weight_norm: float | None
     max_weight_norm: float | None
+    weights: PendingWeights | None
 
 
 @dataclass
@@ -67,11 +79,13 @@ class StepLog:
     """Records steps, the newest one when the next has come or `settle` is called.
 
     scaled: whether a gradient scaler leaves out steps that overflow. A loss or gradient that is not a number ends the
-    run otherwise, before anything of it is saved: what follows is worthless.
+    run otherwise, before anything of it is saved: what follows is worthless. first_layer: finds the layer that gave no
+    number in a step, once one has ended the run.
     """
 
     recorder: Recorder
     scaled: bool
+    first_layer: Callable[[int], str]
     _pending: PendingStep | None = None
     _skipped: int = 0
 
@@ -109,15 +123,25 @@ class StepLog:
                 max_weight_norm=pending.max_weight_norm,
             )
         )
-        if loss - loss == 0.0 and grad_norm - grad_norm == 0.0:  # neither NaN nor infinite
+        is_broken = loss - loss != 0.0 or grad_norm - grad_norm != 0.0  # NaN or infinite
+        if not is_broken:
             self._skipped = 0
+            if pending.weights is not None:
+                norms = dict(zip(pending.weights.parts, pending.weights.norms.read(), strict=True))
+                self.recorder.write(Weights(pending.step, norms))
             return
         self._skipped += 1
-        if self.scaled and self._skipped < SKIPPED_STEPS_ALLOWED:
-            return
-        what = f"The loss became {loss}" if loss - loss != 0.0 else f"The gradient became {grad_norm}"
+        if not self.scaled or self._skipped >= SKIPPED_STEPS_ALLOWED:
+            self._end(pending, f"The loss became {loss}" if loss - loss != 0.0 else f"The gradient became {grad_norm}")
+
+    def _end(self, broken: PendingStep, what: str) -> NoReturn:
+        images = list(dict.fromkeys(broken.images))
+        self.recorder.write(Phase("looking for the layer that gave no number", 0, 1))
+        layer = self.first_layer(broken.step)
+        self.recorder.write(NotANumber(broken.step, what, layer, images))
+        where = f" The first layer that gave no number is {layer}." if layer else ""
         raise LoratoryError(
-            f"{what} at step {pending.step} (pictures: {', '.join(dict.fromkeys(pending.images))}).",
+            f"{what} at step {broken.step} (pictures: {', '.join(images)}).{where}",
             hint=("Train in bf16 instead of fp16, or lower" if self.scaled else "Lower")
             + " the learning rate; the newest state from before, where one was written, is kept.",
             exit_code=FAILED,

@@ -1,4 +1,4 @@
-"""The Textual program: opens a folder in the tag editor, and ends well whatever happens to its terminal."""
+"""The Textual program: its panes, the run it trains, and a good end whatever happens to its terminal."""
 
 import asyncio
 import gc
@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -27,10 +28,14 @@ from loratory.terminal.probe import settle
 from loratory.tui.ascii_only import AsciiOnly
 from loratory.tui.in_turn import KeysInTurn
 from loratory.tui.keymaps import Keymaps
+from loratory.tui.project import Project, open_project
 from loratory.tui.screens.tags import TagsScreen
 from loratory.tui.text import ASCII, UNICODE, Glyphs, Harmless
 
 if TYPE_CHECKING:
+    from loratory.config.schema import Config
+    from loratory.runs.host_thread import RunThread
+    from loratory.runs.store import RunDirectory
     from loratory.tui.pane import Pane
 
 # So long an orderly end may take once the terminal is gone; captions are written to the last in any case.
@@ -38,7 +43,10 @@ _ORDERLY_END_S = 5.0
 
 
 class LoratoryApp(App[None]):
-    """One dataset in its panes: the tag editor first."""
+    """The panes of one dataset, the tag editor first, or of a project without one.
+
+    first: the pane to open with, where there is no dataset.
+    """
 
     CSS_PATH = "loratory.tcss"
     ENABLE_COMMAND_PALETTE = False
@@ -47,14 +55,30 @@ class LoratoryApp(App[None]):
         Binding("ctrl+c", "say_quit", show=False, priority=True),
     ]
 
-    def __init__(self, session: Session, keymaps: Keymaps, graphics: Graphics, glyphs: Glyphs = UNICODE) -> None:
+    def __init__(
+        self,
+        session: Session | None,
+        keymaps: Keymaps,
+        graphics: Graphics,
+        glyphs: Glyphs = UNICODE,
+        *,
+        project: Project | None = None,
+        first: str = "plan",
+        read_only: bool = False,
+    ) -> None:
         super().__init__()
         self._session = session
         self._keymaps = keymaps
         self._graphics = graphics
         self._glyphs = glyphs
-        self.editor_screen = TagsScreen(self, session, keymaps("tags"), glyphs, graphics)
+        self._first = first
+        self.project = project or Project(Path.cwd(), Path.cwd() / "runs")
+        self._editor = None if session is None else TagsScreen(self, session, keymaps("tags"), glyphs, graphics)
         self.panes: dict[str, Pane] = {}
+        self.read_only = read_only
+        self._shown_run: RunDirectory | None = None
+        self.own_run: RunThread | None = None
+        self.hung_up = False
         # Nothing moves by itself: over a slow link each frame of an animation is one too many.
         self.animation_level = "none"
         self._harmless = Harmless()
@@ -77,10 +101,23 @@ class LoratoryApp(App[None]):
             # Without this the process dies with captions still to be written, or spins on a terminal that is gone.
             for number in (signal.SIGHUP, signal.SIGTERM):
                 signal.signal(number, self._on_hangup)
-        self.add_mode("tags", lambda: self.editor_screen)
-        self.switch_mode("tags")
+        editor = self._editor
+        if editor is not None:
+            self.add_mode("tags", lambda: editor)
+            self.switch_mode("tags")
+        else:
+            self.show_pane(self._first)
         if not gc.isenabled():  # `loratory DIR` switches it off to start sooner
-            self.editor_screen.call_after_refresh(_collect_garbage_again)
+            self.call_after_refresh(_collect_garbage_again)
+
+    @property
+    def editor_screen(self) -> TagsScreen:
+        """The tag editor. Raises LoratoryError where no dataset is open."""
+        if self._editor is None:
+            raise LoratoryError(
+                "No dataset is open here.", hint="`loratory DIR` opens a folder of pictures, with all panes."
+            )
+        return self._editor
 
     def _on_hangup(self, number: int, frame: object) -> None:
         """Ends the program in good order, or after a while without it.
@@ -89,11 +126,15 @@ class LoratoryApp(App[None]):
         is gone takes what was written to it.
         """
         threading.Thread(target=self._end_anyway, name="end", daemon=True).start()
+        self.hung_up = True
         self._own_loop.call_soon_threadsafe(self.leave)
 
     def _end_anyway(self) -> None:
         time.sleep(_ORDERLY_END_S)
-        self.editor_screen.end_writing()
+        if self._editor is not None:
+            self._editor.end_writing()
+        if self.own_run is not None:
+            self.own_run.wait()
         os._exit(FAILED)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
@@ -111,8 +152,9 @@ class LoratoryApp(App[None]):
     def show_pane(self, name: str, at: str | None = None) -> None:
         """Brings a pane to the front, at the picture of that name; it is made when it is first wanted."""
         if name == "tags":
+            editor = self.editor_screen
             self.switch_mode(name)
-            self.editor_screen.arrive(at)
+            editor.arrive(at)
             return
         pane = self.panes.get(name)
         if pane is None:
@@ -123,8 +165,74 @@ class LoratoryApp(App[None]):
 
     def show_pictures(self, label: str, names: Collection[str]) -> None:
         """Shows some pictures, by their names, in the tag editor; `label` says which they are."""
+        editor = self.editor_screen
         self.switch_mode("tags")
-        self.editor_screen.show_only(label, names)
+        editor.show_only(label, names)
+
+    # --- runs ---
+
+    @property
+    def run_shown(self) -> "RunDirectory | None":
+        """The run that the run pane and the gallery show."""
+        if self._shown_run is None:
+            self._shown_run = self.project.newest_run()
+        return self._shown_run
+
+    def show_run(self, run: "RunDirectory") -> None:
+        """Brings a run to the front of the run pane."""
+        self._shown_run = run
+        self.show_pane("run")
+
+    def plan_config(self, path: Path) -> None:
+        """Opens a TOML file in the plan pane."""
+        self.show_pane("plan", str(path))
+
+    def start(self, config: "Config") -> "RunDirectory":
+        """Trains in a thread of this process, one run at a time, and shows it."""
+        self._refuse_second_run()
+        run = _new_run(config)
+        self._train(config, run)
+        return run
+
+    def start_detached(self, config: "Config") -> "RunDirectory":
+        """Trains in a process of its own, and shows it."""
+        run = _new_run(config)
+        self._start_apart(run)
+        return run
+
+    def resume(self, run: "RunDirectory", *, detached: bool) -> None:
+        """Goes on with a run that has stopped, failed or crashed."""
+        from loratory.runs.host import open_for_resume
+
+        if detached:
+            open_for_resume(run)
+            self._start_apart(run)
+        else:
+            self._refuse_second_run()
+            self._train(open_for_resume(run), run)
+
+    def _refuse_second_run(self) -> None:
+        if self.own_run is not None and self.own_run.is_alive:
+            raise LoratoryError(
+                f"This program trains {self.own_run.run.name} already, and one run at a time.",
+                hint="Start this one in a process of its own, or put it in the queue: `loratory queue add CONFIG`.",
+            )
+
+    def _train(self, config: "Config", run: "RunDirectory") -> None:
+        from loratory.runs.host_thread import RunThread
+
+        self.own_run = RunThread(config, run)
+        self.own_run.start()
+        self.show_run(run)
+
+    def _start_apart(self, run: "RunDirectory") -> None:
+        from loratory.runs.detached import start_detached
+
+        try:
+            start_detached(run)
+        except OSError as error:
+            raise LoratoryError(f"No process can be started for {run.name}: {error.strerror}.") from error
+        self.show_run(run)
 
     def rename(self, work: Callable[[], object], done: str) -> None:
         """Renames folders once all captions are written, and has every pane look at them anew; `done` tells of it."""
@@ -143,18 +251,25 @@ class LoratoryApp(App[None]):
         self.editor_screen.reload()
 
     def _make_pane(self, name: str) -> "Pane":
+        from loratory.tui.pane import DatasetPane
+
         kind = getattr(importlib.import_module(f"loratory.tui.{name}.screen"), f"{name.capitalize()}Screen")
-        return kind(self, self._session, self._keymaps(name), self._glyphs, self._graphics)
+        rest = self._keymaps(name), self._glyphs, self._graphics
+        return kind(self, self.editor_screen.session, *rest) if issubclass(kind, DatasetPane) else kind(self, *rest)
 
     def leave(self) -> None:
-        """Ends the program; what is being written is written first."""
-        self.editor_screen.leave()
+        """Ends the program; what is being written is written first. A run in this process goes on."""
+        if self._editor is not None:
+            self._editor.leave()
+        else:
+            self.exit()
 
     def close(self) -> None:
-        """Ends all threads; every change that was shown is on disk when this returns."""
+        """Ends all threads but that of a run; every change that was shown is on disk when this returns."""
         for pane in self.panes.values():
             pane.end()
-        self.editor_screen.close()
+        if self._editor is not None:
+            self._editor.close()
 
     async def action_quit(self) -> None:
         self.leave()
@@ -162,7 +277,7 @@ class LoratoryApp(App[None]):
     def action_say_quit(self) -> None:
         from loratory.tui.editor import Told
 
-        front = self.panes.get(self.current_mode, self.editor_screen)
+        front = self.panes.get(self.current_mode) or self.editor_screen
         front.tell(Told("ctrl+q leaves; everything is saved already"))
 
 
@@ -176,31 +291,66 @@ def _collect_garbage_again() -> None:
     gc.enable()
 
 
-def run(directory: Path, *, preview: str | None = None, mouse: bool = True, ascii_only: bool = False) -> None:
-    """Opens the tag editor on a folder until the person leaves. Raises LoratoryError before it starts if it cannot."""
+def _new_run(config: "Config") -> "RunDirectory":
+    from loratory.config.load import dump_config
+    from loratory.runs.store import RunDirectory
+
+    return RunDirectory.create(config.output.runs_dir, config.output.output_name, dump_config(config))
+
+
+def run(
+    path: Path,
+    *,
+    first: str = "",
+    preview: str | None = None,
+    mouse: bool = True,
+    ascii_only: bool = False,
+    read_only: bool = False,
+) -> "RunThread | None":
+    """Opens what lies at `path` until the person leaves: a folder of pictures, a run, a folder of runs, or a config.
+
+    first: the pane to begin with, where it is no folder of pictures. read_only: runs are shown and told nothing.
+    Returns the run that still trains in this process, and goes on while that lives. Raises LoratoryError before it
+    starts if it cannot.
+    """
     if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):  # it draws on the last of them
-        raise LoratoryError(
-            "The tag editor needs a terminal.", hint="Without one, use `loratory tag` and `loratory check`."
-        )
+        raise LoratoryError("This needs a terminal.", hint="Without one, use the verbs: `loratory --help` lists them.")
     size = os.get_terminal_size(sys.stdout.fileno())
     if (size.columns, size.lines) < (1, 1):
         raise LoratoryError("The terminal says it has no size.", hint="`stty rows 24 columns 80` tells it.")
-    session = open_session(directory)
+    project = open_project(path)
+    session = None if project.dataset is None else open_session(project.dataset)
     keymaps = Keymaps(config_dir() / "keys.toml")
     encoding = (sys.stdout.encoding or "").lower()
     ascii_only = ascii_only or not encoding.startswith("utf")
     graphics = settle("ascii" if ascii_only and preview is None else preview, os.environ)
     glyphs = ASCII if ascii_only else UNICODE
-    app = LoratoryApp(session, keymaps, graphics, glyphs)
+    first = first or ("plan" if project.config is not None else "run")
+    app = LoratoryApp(session, keymaps, graphics, glyphs, project=project, first=first, read_only=read_only)
     try:
         app.run(mouse=mouse)
     finally:
         app.close()
     if app.return_code:  # Textual has shown where; without this a crash would look like a good end
         raise LoratoryError(
-            "The tag editor broke off: a defect of Loratory. Every change that it told of is on disk.",
+            "The program broke off: a defect of Loratory. Every change that it told of is on disk.",
             hint=f"{crash_file()} says where; please report it with that.",
             exit_code=FAILED,
         )
-    if app.editor_screen.last_words:
+    if session is not None and app.editor_screen.last_words:
         raise LoratoryError("\n".join(app.editor_screen.last_words), exit_code=FAILED)
+    thread = app.own_run
+    if thread is None or not thread.is_alive:
+        return None
+    if app.hung_up:
+        _leave_terminal(thread.run.log)
+    return thread
+
+
+def _leave_terminal(log: Path) -> None:
+    """Sends what would go to a terminal that is gone to `log`."""
+    with suppress(OSError):  # without a log there is still the run
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        for stream in (1, 2):
+            os.dup2(descriptor, stream)
+        os.close(descriptor)

@@ -30,7 +30,7 @@ class Action:
 
 
 # The panes by their numbers; each has a table of its own in the key file, the tag editor's being [keys].
-PANES = ("tags", "prepare", "stats")
+PANES = ("tags", "prepare", "stats", "plan", "run", "gallery")
 
 PANE, MOVE, EDIT, WIDE, SELECT, LOOK, PROGRAM = (
     "Panes",
@@ -49,7 +49,10 @@ def pane_actions(own: str, keys: Mapping[str, tuple[str, ...]]) -> tuple[Action,
 
 
 # Where digits are free they lead to the panes; in the tag editor they are the palette.
-PANE_DIGITS = {"tags": ("1", "g 1"), "prepare": ("2", "g 2", "f2"), "stats": ("3", "g 3", "f3")}
+PANE_DIGITS = {
+    name: (str(number), f"g {number}", *((f"f{number}",) if number > 1 else ()))
+    for number, name in enumerate(PANES, start=1)
+}
 
 ACTIONS: tuple[Action, ...] = (
     Action("next", ("j", "down"), "next picture", MOVE),
@@ -116,7 +119,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("redraw", ("ctrl+l",), "draw the screen and the picture anew", PROGRAM),
     Action("help", ("?", "f1"), "all keys", PROGRAM, short="keys"),
     Action("quit", ("ctrl+q", "Z Z"), "leave; everything is saved already", PROGRAM, short="quit"),
-    *pane_actions("tags", {"prepare": ("g 2", "f2"), "stats": ("g 3", "f3")}),
+    *pane_actions("tags", {name: keys[1:] for name, keys in PANE_DIGITS.items()}),
 )
 
 # Letters of the tags' hints, the home row first; the rest follows in twos where there are many tags.

@@ -1,7 +1,8 @@
 """What the panes beside the tag editor have in common: their lines, their keys, and how one leads to another."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import ClassVar, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from textual import events, on
 from textual.app import ComposeResult
@@ -16,16 +17,56 @@ from loratory.errors import LoratoryError
 from loratory.terminal.modes import Graphics
 from loratory.tui.editor import Told
 from loratory.tui.keys import Keymap, shown_keys, written_key
+from loratory.tui.project import Project
 from loratory.tui.text import Glyphs, plain, printable
-from loratory.tui.views import footer_line, message_lines, title_line
+from loratory.tui.views import footer_line, frame_line, message_lines, title_line
 from loratory.tui.widgets.prompt import Prompt, PromptLine
+
+if TYPE_CHECKING:
+    from loratory.config.schema import Config
+    from loratory.runs.host_thread import RunThread
+    from loratory.runs.store import RunDirectory
 
 
 class Panes(Protocol):
-    """The program, as a pane sees it."""
+    """The program, as a pane sees it. Its methods raise LoratoryError, and then nothing has changed."""
+
+    project: Project
+    read_only: bool
+    """Whether runs are only shown: nothing is sent to them or started."""
+
+    @property
+    def run_shown(self) -> "RunDirectory | None":
+        """The run that is looked at; the newest one to begin with, None where there is none."""
+        ...
+
+    @property
+    def own_run(self) -> "RunThread | None":
+        """The run that this process trains, or has trained last."""
+        ...
+
+    def show_run(self, run: "RunDirectory") -> None:
+        """Brings a run to the front of the run pane."""
+        ...
+
+    def plan_config(self, path: Path) -> None:
+        """Opens a TOML file in the plan pane."""
+        ...
+
+    def start(self, config: "Config") -> "RunDirectory":
+        """Trains in a thread of this process, one run at a time, and shows it."""
+        ...
+
+    def start_detached(self, config: "Config") -> "RunDirectory":
+        """Trains in a process of its own, and shows it."""
+        ...
+
+    def resume(self, run: "RunDirectory", *, detached: bool) -> None:
+        """Goes on with a run that has stopped, failed or crashed."""
+        ...
 
     def show_pane(self, name: str, at: str | None = None) -> None:
-        """Brings a pane to the front, at the picture of that name."""
+        """Brings a pane to the front, at the picture of that name; the plan pane at the TOML file of that path."""
         ...
 
     def show_pictures(self, label: str, names: Collection[str]) -> None:
@@ -46,7 +87,7 @@ class Panes(Protocol):
 
 
 class Pane(Screen[None]):
-    """A pane of the dataset: title, `body`, a line of what happened, the keys that matter.
+    """A pane: title, `body`, a line of what happened, the keys that matter.
 
     A subclass says its `name_of_pane`, makes its widgets in `body`, and in `verbs` what each action of its keymap does.
     """
@@ -60,10 +101,9 @@ class Pane(Screen[None]):
     ]
     name_of_pane = ""
 
-    def __init__(self, panes: Panes, session: Session, keymap: Keymap, glyphs: Glyphs, graphics: Graphics) -> None:
+    def __init__(self, panes: Panes, keymap: Keymap, glyphs: Glyphs, graphics: Graphics) -> None:
         super().__init__()
         self.panes = panes
-        self.session = session
         self.keymap = keymap
         self.glyphs = glyphs
         self.graphics = graphics
@@ -86,6 +126,10 @@ class Pane(Screen[None]):
     def draw(self) -> None:
         """Draws the body as things are now."""
         raise NotImplementedError
+
+    def title_content(self, width: int) -> Content:
+        """The line at the top."""
+        return frame_line(self.panes.project.directory.name, "", self.name_of_pane, width, self.glyphs)
 
     def arrive(self, at: str | None) -> None:
         """The pane comes to the front; `at` is the name of the picture that the last one stood at."""
@@ -145,7 +189,7 @@ class Pane(Screen[None]):
         if not self._has_begun:
             return
         width = self.size.width
-        self._line("title", title_line(self.session, self.place(), self.name_of_pane, width, self.glyphs))
+        self._line("title", self.title_content(width))
         self.draw()
         typed = "Enter takes it   Esc leaves" if self.is_asking else self._typed_keys() or self.legal_keys()
         self._line("footer", footer_line(self.keymap, typed, width, self.glyphs))
@@ -267,6 +311,17 @@ class Pane(Screen[None]):
         from loratory.tui.screens.overlays import TextScreen  # not for the first paint
 
         self.app.push_screen(TextScreen("Keys", [*map(plain, self.help_lines()), *key_lines(self.keymap)]))
+
+
+class DatasetPane(Pane):
+    """A pane that shows the pictures of a dataset."""
+
+    def __init__(self, panes: Panes, session: Session, keymap: Keymap, glyphs: Glyphs, graphics: Graphics) -> None:
+        super().__init__(panes, keymap, glyphs, graphics)
+        self.session = session
+
+    def title_content(self, width: int) -> Content:
+        return title_line(self.session, self.place(), self.name_of_pane, width, self.glyphs)
 
 
 def key_lines(keymap: Keymap) -> list[Content]:

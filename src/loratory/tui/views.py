@@ -18,6 +18,7 @@ from loratory.tui.text import Glyphs, fitted, plain, printable, wrapped
 from loratory.tui.widgets.tag_panel import PanelView, TagView
 
 _PROGRAM = " Loratory  "
+_LEAST_PLACE = 12
 _MESSAGE_ROWS = 3
 
 
@@ -27,25 +28,37 @@ def title_line(session: Session, place: str | None, pane: str, width: int, glyph
     place: the name of the current picture. pane: the one that is looked at.
     """
     folder = (place or "").rpartition("/")[0]
-    where = printable(f"{session.root.name}/{folder}" if folder else session.root.name)
+    where = f"{session.root.name}/{folder}" if folder else session.root.name
     site = session.known_site or ""
     guessed = "" if session.settings.vocabulary is not None or not site else "?"
     right = (
         f"{len(session.items)} pictures {glyphs.dot} {site}{guessed} " if site else f"{len(session.items)} pictures "
     )
-    tabs = [f"{number} {name.capitalize()}" for number, name in enumerate(PANES, start=1)]
-    tabs_width = sum(map(len, tabs)) + 2 * len(tabs)
-    # The panes give way first: their keys are in the help.
-    room = width - len(right)
-    with_tabs = room - tabs_width >= len(_PROGRAM) + 12
-    before = room - (tabs_width if with_tabs else 0)
-    left = f"{fitted(f'{_PROGRAM}{where}', before - 1, glyphs.ellipsis)} " if before > 0 else ""
-    if not with_tabs:
-        return Content(left + right)
+    return frame_line(where, right, pane, width, glyphs)
+
+
+def frame_line(where: str, right: str, pane: str, width: int, glyphs: Glyphs) -> Content:
+    """The program, where it is, the panes by their keys, and at the right what counts here.
+
+    where, right: text of others included. pane: the one that is looked at.
+    """
+    room = width - cell_len(right)
+    shortest = len(_PROGRAM) + _LEAST_PLACE
+    numbered = list(enumerate(PANES, start=1))
+    # The panes give way first, all but the one that is looked at: their keys are in the help.
+    forms = (
+        [f"{number} {name.capitalize()}" for number, name in numbered],
+        [f"{number} {name.capitalize()}" if name == pane else f"{number}" for number, name in numbered],
+    )
+    tabs = next((form for form in forms if room - len(" ".join(form)) - 3 >= shortest), None)
+    before = room - (len(" ".join(tabs)) + 2 if tabs else 0)
+    left = f"{fitted(f'{_PROGRAM}{printable(where)}', before - 1, glyphs.ellipsis)} " if before > 0 else ""
+    if tabs is None:
+        return plain(left + right)
     shown = [
         plain(tab, "reverse" if name == pane else "$foreground-muted") for tab, name in zip(tabs, PANES, strict=True)
     ]
-    return Content(left) + Content("  ").join(shown) + Content(f"  {right}")
+    return Content(left) + Content(" ").join(shown) + plain(f"  {right}")
 
 
 def status_line(

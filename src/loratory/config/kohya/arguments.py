@@ -42,6 +42,7 @@ def translate(
     translate_rates(arguments, to)
     translate_network(arguments, network, to, with_defaults=with_defaults)
     _translate_samples(arguments, to, with_defaults=with_defaults)
+    _translate_logs(arguments, to)
     _translate_others(arguments, to, is_sdxl=is_sdxl)
     if "seed" not in given and "training.seed" not in to.settings:
         to.hints.append("No seed is named, which means a random one; here the seed is 42 unless training.seed is set.")
@@ -214,6 +215,22 @@ def _translate_samples(arguments: dict[str, Given], to: Translation, *, with_def
             to.drop(arguments.pop(name), "there are no prompts to draw")
     if draws and with_defaults:
         to.settings |= {"sample.width": 512, "sample.height": 512}
+
+
+def _translate_logs(arguments: dict[str, Given], to: Translation) -> None:
+    """A folder alone asks for TensorBoard, and without a folder nothing is logged."""
+    folder, tool = arguments.pop("logging_dir", None), arguments.pop("log_with", None)
+    named = "tensorboard" if tool is None else str(tool.value).lower()
+    if folder is None or named not in ("tensorboard", "all"):
+        reason = "there is no logging_dir" if folder is None else "a run keeps its own log, see `loratory watch`"
+        for each in filter(None, (folder, tool)):
+            to.drop(each, reason)
+        return
+    to.put(folder, "output.logging_dir")
+    # Where the folder is one that no setting can hold, the report has said so.
+    if "output.logging_dir" in to.settings:
+        reason = "only TensorBoard's logs are written" if named == "all" else ""
+        to.put(tool or Given("", ""), "output.log_with", "tensorboard", reason)
 
 
 def _are_lines(value: object) -> bool:

@@ -19,8 +19,8 @@ _HANDLED = frozenset(
         "model.family model.v_parameterization noise.zero_terminal_snr dataset.resolution dataset.subsets "
         "dataset.conditioning_data_dir optimizer.optimizer_type optimizer.optimizer_args optimizer.lr_scheduler "
         "optimizer.lr_scheduler_args optimizer.lr_warmup_steps training.cross_attention training.exposure "
-        "output.save_model_as sample.prompts sample.width sample.height sample.steps sample.guidance_scale sample.seed "
-        "sample.negative_prompt"
+        "output.save_model_as output.log_with output.logging_dir sample.prompts sample.width sample.height "
+        "sample.steps sample.guidance_scale sample.seed sample.negative_prompt"
     )
 )
 _ABOUT_LORATORY = frozenset(
@@ -85,6 +85,8 @@ def export(config: Config, model: Model, epochs: int | None, folders: Sequence[F
     arguments = dict(_same(config, remarks))
     arguments |= dict(_of_model(config, model))
     arguments |= dict(_of_optimizer(config))
+    if config.output.log_with != "none":  # it logs as soon as a folder is named, and only then
+        arguments |= {"log_with": config.output.log_with, "logging_dir": str(config.output.logging_dir)}
     for name in ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk"):
         if model.family != "sdxl" and arguments.pop(name, False):
             remarks.append(f"{name}: sd-scripts has it for SDXL alone; the captions are encoded at each step.")

@@ -30,7 +30,7 @@ _SAME = {
     "multires_noise_discount ip_noise_gamma ip_noise_gamma_random_strength min_timestep max_timestep",
     "output": "output_dir output_name save_every_n_epochs save_every_n_steps save_last_n_epochs save_last_n_steps "
     "save_precision training_comment metadata_title metadata_author metadata_description metadata_license "
-    "metadata_tags no_metadata",
+    "metadata_tags no_metadata log_with logging_dir",
     "sample": "sample_prompts sample_every_n_epochs sample_every_n_steps sample_at_first sample_sampler",
 }
 
@@ -89,7 +89,7 @@ _MACHINE = "how the program is started; the result does not depend on it"
 IGNORED: dict[str, str] = {
     **dict.fromkeys(
         names(
-            "logging_dir log_with log_prefix log_tracker_name log_tracker_config log_config wandb_api_key "
+            "log_prefix log_tracker_name log_tracker_config log_config wandb_api_key "
             "wandb_run_name console_log_level console_log_file console_log_simple use_wandb"
         ),
         _LOGS,

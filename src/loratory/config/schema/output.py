@@ -49,6 +49,14 @@ class OutputSettings(SettingsTable):
     state_keep: Annotated[int, Field(ge=1, le=100)] = 2
     """How many resumable states are kept. Not in sd-scripts."""
 
+    log_with: Literal["none", "tensorboard"] = "none"
+    """What else the run is logged with, beside its own events: "tensorboard" writes scalars and sample pictures that
+    TensorBoard shows. sd-scripts: also "wandb" and "all"."""
+
+    logging_dir: FilePath = Path("logs")
+    """Folder of these logs, for `tensorboard --logdir`; each run has a folder of its own name there. By default beside
+    the configuration file. sd-scripts: without default, and logs as soon as it is set."""
+
     training_comment: str = ""
     """A note stored in the adapter's metadata."""
 
@@ -88,6 +96,10 @@ class SampleSettings(SettingsTable):
 
     sample_prompts: FilePath | None = None
     """A text file with one prompt a line, instead of `prompts`."""
+
+    prompts_from_captions: OptionalCount = None
+    """Draws also up to this many different captions of the training set, chosen by `training.seed` and spread over the
+    concepts; 0 is off. Not in sd-scripts."""
 
     sample_every_n_epochs: OptionalCount = None
     """Draws every n epochs; 0 is off."""
@@ -142,10 +154,12 @@ class SampleSettings(SettingsTable):
     def conflicts(self) -> Iterator[Conflict]:
         if self.prompts and self.sample_prompts is not None:
             yield Conflict("sample_prompts", "stands beside prompts: give one of them")
-        if not self.prompts and self.sample_prompts is None:
+        if not self.prompts and self.sample_prompts is None and self.prompts_from_captions is None:
             for key in ("sample_every_n_epochs", "sample_every_n_steps", "sample_at_first"):
                 if getattr(self, key):
-                    yield Conflict(key, "needs something to draw: give prompts or sample_prompts")
+                    yield Conflict(
+                        key, "needs something to draw: give prompts, sample_prompts or prompts_from_captions"
+                    )
 
 
 class LintSettings(SettingsTable):

@@ -15,7 +15,7 @@ from loratory.editing.checks.finding import CaptionFinding
 from loratory.imaging.facts import PictureFacts
 from loratory.tui.editor import Told
 from loratory.tui.graphics.drawing import Source
-from loratory.tui.pane import Pane, key_lines
+from loratory.tui.pane import DatasetPane, key_lines
 from loratory.tui.prepare import views
 from loratory.tui.prepare.entry_list import EntryList
 from loratory.tui.prepare.looks import BoxesLook, DifferenceLook, OriginalLook, ResultLook, Studio
@@ -40,7 +40,7 @@ of a recipe, tomorrow too. Recipes are saved as you make them.
 """
 
 
-class PrepareScreen(Pane):
+class PrepareScreen(DatasetPane):
     """Keys go to the prompt, to the boxes that are being marked, or to `Verbs`; `draw` shows what the state says."""
 
     name_of_pane = "prepare"

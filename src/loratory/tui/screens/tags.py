@@ -309,6 +309,8 @@ class TagsScreen(Screen[None]):
         if self.is_mounted and self.is_editing_text:
             self._changed_meanwhile()
             self._close_text()
+        # What threads still deliver would find a screen whose widgets are going one by one.
+        self.background.stopping.set()
         self.app.exit()
 
     def place(self) -> str | None:

@@ -20,7 +20,7 @@ from loratory.dataset.goals import advised
 from loratory.dataset.what_if import WhatIf, start
 from loratory.errors import LoratoryError
 from loratory.tui.editor import Told
-from loratory.tui.pane import Pane
+from loratory.tui.pane import DatasetPane
 from loratory.tui.stats.sections import BALANCE, SECTIONS, Figures, balance_view, section_view
 from loratory.tui.text import fitted, plain
 from loratory.tui.widgets.table import Table, TableView
@@ -38,7 +38,7 @@ Enter on a row shows its pictures in the tag editor, where g 3 leads back.
 """
 
 
-class StatsScreen(Pane):
+class StatsScreen(DatasetPane):
     """Sections of figures. The first is the balance, which can be changed; the others tell what there is."""
 
     name_of_pane = "stats"

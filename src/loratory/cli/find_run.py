@@ -1,0 +1,27 @@
+"""Which run a person means by a name."""
+
+from pathlib import Path
+
+from loratory.errors import LoratoryError
+from loratory.runs.store import RunDirectory, find_runs
+
+HERE = Path("runs")
+_MATCHES_SHOWN = 5
+
+
+def find_run(name: str) -> RunDirectory:
+    """The run at a path, or in ./runs the one whose name is or begins with `name`."""
+    path = Path(name)
+    if "/" in name or (path / "state").is_dir():
+        return RunDirectory.open(path)
+    matches = [run for run in find_runs(HERE) if run.name.startswith(name)]
+    exact = [run for run in matches if run.name == name]
+    if len(exact or matches) == 1:
+        return (exact or matches)[0]
+    if matches:
+        newest = ", ".join(run.name for run in matches[:_MATCHES_SHOWN])
+        more = f" and {len(matches) - _MATCHES_SHOWN} more" if len(matches) > _MATCHES_SHOWN else ""
+        raise LoratoryError(f"“{name}” could be any of {newest}{more}.", hint="Give more of the name, or the folder.")
+    if path.exists():
+        return RunDirectory.open(path)  # says what it lacks
+    raise LoratoryError(f"There is no run “{name}” here.", hint="`loratory runs list` shows the runs in ./runs.")

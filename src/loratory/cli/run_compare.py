@@ -1,0 +1,86 @@
+"""`loratory runs diff`: two runs beside each other."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from loratory.cli import output
+from loratory.config.describe import show
+from loratory.wording import spoken_time
+
+if TYPE_CHECKING:
+    from loratory.runs.compare import Difference, Summary
+
+
+@click.command("diff")
+@click.argument("a", metavar="RUN_A")
+@click.argument("b", metavar="RUN_B")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def diff(a: str, b: str, as_json: bool) -> None:
+    """The settings in which two runs differ, and how each came out.
+
+    A run is its folder, or in ./runs its name or the beginning of it.
+    """
+    from loratory.cli.find_run import find_run
+    from loratory.runs.compare import settings_diff, summary
+
+    one, other = find_run(a), find_run(b)
+    differences = settings_diff(one, other)
+    summaries = [summary(one), summary(other)]
+    if as_json:
+        output.data_json(
+            {
+                "runs": [asdict(each) | {"path": str(each.path)} for each in summaries],
+                "settings": [asdict(difference) for difference in differences],
+            }
+        )
+        return
+    output.show(_table(differences, summaries))
+    if not differences:
+        output.say("Both were trained with the same settings.")
+
+
+def _table(differences: "list[Difference]", summaries: "list[Summary]") -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("", *(each.name for each in summaries)):
+        table.add_column(Text(output.one_line(title)), overflow="fold")
+    for difference in differences:
+        cells = (difference.key, _shown(difference.a), _shown(difference.b))
+        table.add_row(*(Text(output.one_line(cell)) for cell in cells))
+    if differences:
+        table.add_row()
+    for title, *cells in _figures(summaries):
+        if any(cells):
+            table.add_row(title, *(Text(output.one_line(cell)) for cell in cells))
+    return table
+
+
+def _figures(summaries: "list[Summary]") -> list[tuple[str, ...]]:
+    def row(title: str, *cells: str) -> tuple[str, ...]:
+        return (title, *cells)
+
+    return [
+        row("state", *(each.state for each in summaries)),
+        row("step", *(f"{each.step} of {each.total_steps}" if each.total_steps else "" for each in summaries)),
+        row("loss, last epoch", *(_loss(each.loss) for each in summaries)),
+        row("loss, best epoch", *(_loss(each.best_loss) for each in summaries)),
+        row("normalised by timestep", *(_loss(each.normalised) for each in summaries)),
+        row("exposure", *(_exposure(each) for each in summaries)),
+        row("duration", *("" if each.lasted_s is None else spoken_time(each.lasted_s) for each in summaries)),
+        row("file", *(each.output or "" for each in summaries)),
+    ]
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _exposure(each: "Summary") -> str:
+    return ", ".join(f"{folder or '.'} {exposure:.0f}" for folder, exposure in each.exposures.items())
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else show(value)

@@ -1,0 +1,39 @@
+"""What is wrong with a draft, each at its setting, in the words that the file would get."""
+
+import re
+from typing import NamedTuple
+
+from loratory.config.fields import FIELDS
+from loratory.config.schema import Config
+from loratory.config.unbuilt import unbuilt_settings
+
+# `complaint` and the sentences about unbuilt settings name the setting first, or after the file they come from.
+_NAMED = re.compile(r"(?:^|: )([a-z_]+(?:\.[A-Za-z_]+)?)(?=\[| = |: )")
+
+
+class Problem(NamedTuple):
+    """key: the setting it is about, "" for none. message: a sentence that stands alone."""
+
+    key: str
+    message: str
+
+
+def problems_in(message: str, origin: str) -> list[Problem]:
+    """The problems in the message of `load.resolve`, one for each line; origin: the draft's own file."""
+    sentences: list[str] = []
+    for line in message.splitlines():
+        if line.startswith(" ") and sentences:  # the line of a file that the sentence before is about
+            sentences[-1] += f" {line.strip()}"
+        else:
+            sentences.append(line.removeprefix(f"{origin}: "))
+    return [Problem(named_setting(sentence), sentence) for sentence in sentences]
+
+
+def unbuilt_problems(config: Config) -> list[Problem]:
+    """What this version cannot carry out."""
+    return [Problem(named_setting(sentence), sentence) for sentence in unbuilt_settings(config)]
+
+
+def named_setting(sentence: str) -> str:
+    """The setting that a sentence about a configuration names first, "" for none."""
+    return next((found[1] for found in _NAMED.finditer(sentence) if found[1] in FIELDS), "")

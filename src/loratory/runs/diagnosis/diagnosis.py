@@ -1,0 +1,89 @@
+"""Folds the events of a run into alarms."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from loratory.runs.diagnosis.alarm import Alarm, Told
+from loratory.runs.diagnosis.broken import Broken
+from loratory.runs.diagnosis.change import SuddenChange
+from loratory.runs.diagnosis.learning import NotLearning
+from loratory.runs.diagnosis.outliers import Outliers
+from loratory.runs.diagnosis.overtraining import Overtraining
+from loratory.runs.diagnosis.seen import Look, Seen
+from loratory.runs.diagnosis.starved import Starved
+from loratory.runs.diagnosis.timesteps import TimestepNorm
+from loratory.runs.events import NotANumber, Saved, Started, StateSaved, Step, Timed, Validated
+
+# Alarms and files remembered. Rules tell each thing once: a run with more alarms has other troubles.
+_REMEMBERED = 1000
+
+
+class _Rule(Protocol):
+    """At Started a rule forgets what it knows of steps beyond `from_step`, as far as it would mislead."""
+
+    def add(self, seen: Seen) -> Iterator[Told]: ...
+
+
+class Diagnosis:
+    """Judges a run from its events, in the order they were written. Pure: the same events give the same alarms.
+
+    tags: the tags of each picture as events name it, where the captions are known; without them no tag is judged.
+    Memory grows with the number of pictures and tags, not with that of steps.
+    """
+
+    def __init__(self, tags: Mapping[str, Sequence[str]] | None = None) -> None:
+        self.norm = TimestepNorm()
+        self.alarms: list[Alarm] = []
+        self._step = 0
+        self._files: list[Saved | StateSaved] = []
+        self._rules: tuple[_Rule, ...] = (
+            Broken(),
+            NotLearning(),
+            SuddenChange(),
+            Outliers(tags or {}),
+            Overtraining(),
+            Starved(),
+        )
+
+    def add(self, timed: Timed) -> list[Alarm]:
+        """Takes the next event and returns the alarms it gives, usually none."""
+        event = timed.event
+        match event:
+            case Started(from_step=step):
+                self._forget_beyond(step)
+            case Saved() | StateSaved():
+                self._files.append(event)
+                del self._files[:-_REMEMBERED]
+            case Step(step=step) | NotANumber(step=step):
+                self._step = step
+            case _:
+                pass
+        looks = tuple(self._looks(event)) if isinstance(event, Step) else ()
+        seen = Seen(event, looks, self.norm.deviation, self.norm.level if isinstance(event, Validated) else 0.0)
+        new = [self._alarm(timed.time_s, told) for rule in self._rules for told in rule.add(seen)]
+        self.alarms += new
+        del self.alarms[:-_REMEMBERED]
+        return new
+
+    def _looks(self, step: Step) -> Iterator[Look]:
+        for sample in step.samples:
+            normalised = self.norm.add(sample.timestep, sample.loss)
+            if 0.0 < normalised < math.inf:
+                yield Look(sample.image, math.log(normalised))
+
+    def _alarm(self, time_s: float, told: Told) -> Alarm:
+        good = self._last_good(self._step if told.since is None else told.since, told.rule)
+        return Alarm(self._step, time_s, told.rule, told.severity, told.sentence, told.images, good)
+
+    def _last_good(self, step: int, rule: str) -> str:
+        """A run that broke is resumed from a state; of one that changed, an earlier adapter is what can be used."""
+        before = [file for file in self._files if file.step <= step]
+        wanted = [file for file in before if isinstance(file, StateSaved) == (rule == "nan")]
+        return (wanted or before)[-1].path if before else ""
+
+    def _forget_beyond(self, from_step: int) -> None:
+        """Drops what was said of steps that were lost: they are trained again, and judged again."""
+        self.alarms = [alarm for alarm in self.alarms if alarm.step <= from_step]
+        self._files = [file for file in self._files if file.step <= from_step]
+        self._step = from_step

@@ -1,0 +1,31 @@
+"""What is left of a run that no process has in hand, and the command that goes on with it."""
+
+import shlex
+import time
+
+from loratory.runs.store import RunDirectory, newest_state
+from loratory.wording import spoken_time
+
+
+def gone(run: RunDirectory, now_s: float | None = None) -> tuple[str, str]:
+    """What a person is told of a run that has crashed: what became of it, and how it goes on."""
+    record = run.read_record()
+    who = f" (pid {record.pid} on {record.host})" if record else ""
+    reached = f", after step {record.step} of {record.total_steps}" if record and record.total_steps else ""
+    return f"{run.path} crashed: the process that trained it{who} is gone without a word{reached}.", way_back(
+        run, now_s
+    )
+
+
+def way_back(run: RunDirectory, now_s: float | None = None) -> str:
+    """The command that goes on with `run`, and from where."""
+    state = newest_state(run)
+    if state is None:
+        return f"`{resume_command(run)}` begins from its first step: no state was saved yet."
+    ago = spoken_time(max(0.0, (time.time() if now_s is None else now_s) - state.time_s))
+    return f"`{resume_command(run)}` goes on from step {state.step}, whose state was saved {ago} ago."
+
+
+def resume_command(run: RunDirectory) -> str:
+    """The command line that goes on with `run`, as a shell takes it."""
+    return f"loratory train --resume {shlex.quote(str(run.path))}"

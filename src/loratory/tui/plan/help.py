@@ -1,0 +1,46 @@
+"""What is to be known of a setting: what it may be, does, is called elsewhere, and what is wrong with it. Pure."""
+
+from textual.content import Content
+
+from loratory.config.describe import describe_field
+from loratory.config.draft import SUBSETS, Draft
+from loratory.config.draft_values import typed
+from loratory.config.fields import FIELDS
+from loratory.config.kohya.settings import NETWORK_ARGS, SETTING_OF
+from loratory.tui.plan.findings import PlanFinding
+from loratory.tui.text import Glyphs, plain, wrapped
+
+_SAME_NAME = {setting: f"--{name}" for name, setting in SETTING_OF.items()}
+_NETWORK_NAME = {setting: f"--network_args {name}=" for name, setting in reversed(NETWORK_ARGS.items())}
+_STYLES = {"error": "bold $text-error", "warning": "$text-warning", "note": ""}
+
+
+def help_lines(draft: Draft, key: str, findings: list[PlanFinding], width: int, glyphs: Glyphs) -> list[Content]:
+    """The lines under the form for the setting that the cursor is on."""
+    field = FIELDS[key]
+    may_be = describe_field(field) if key != SUBSETS else "tables, which are edited in the file"
+    lines = [Content.assemble((f" {key}", "bold $text-accent"), (f"  {may_be}", "$foreground-muted"))]
+    for each in findings:
+        if each.key == key:
+            lines += _paragraph(f"{each.severity}: {each.message}", width, _STYLES[each.severity])
+    lines += _paragraph(" ".join((field.description or "").split()), width)
+    lines += _paragraph(f" {glyphs.dot} ".join(_facts(draft, key)), width, "$foreground-muted")
+    return lines
+
+
+def _facts(draft: Draft, key: str) -> list[str]:
+    facts: list[str] = []
+    if key != "preset":
+        base = draft.base(key)
+        said = typed(key, base) if base is not None and base != "" and base != [] else "left out"
+        named = draft.preset if draft.origin(key) == "preset" or key in draft.changed() else None
+        facts.append(f"{f'in preset {named}' if named else 'by default'}: {said}")
+    description = FIELDS[key].description or ""
+    name = _SAME_NAME.get(key) or _NETWORK_NAME.get(key)
+    if name and "in sd-scripts" not in description and "sd-scripts: `" not in description:
+        facts.append(f"sd-scripts: {name}")
+    return facts
+
+
+def _paragraph(text: str, width: int, style: str = "") -> list[Content]:
+    return [plain(f" {line}", style) for line in wrapped(text, max(8, width - 2))]

@@ -1,0 +1,162 @@
+"""Reads a run's folder beside the screen: what it says is folded in a thread of its own, whatever the disk takes."""
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratory.errors import LoratoryError
+from loratory.runs.diagnosis import Diagnosis
+from loratory.runs.events import Timed, decode
+from loratory.runs.progress import Progress
+from loratory.runs.store import Liveness, RunDirectory, RunRecord, SavedState, liveness, newest_state
+
+READ_EVERY_S = 0.5
+# About 300 events, read in 10 ms: so long a key may have to wait while the past of a long run is read.
+_PIECE_BYTES = 96 * 1024
+_LOG_BYTES = 64 * 1024
+_LOG_LINES = 500
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a run stands. last_state: what it can go on from. is_new: no process ever had it."""
+
+    state: Liveness
+    record: RunRecord | None
+    last_state: SavedState | None = None
+
+    @property
+    def is_new(self) -> bool:
+        return self.record is None
+
+
+class Follower:
+    """Follows one run while somebody looks at it. Hold `lock` while reading `progress` and `diagnosis`."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+        self.lock = threading.Lock()
+        self.version = 0
+        """Rises with all that could be shown."""
+        self.standing: Standing | None = None
+        self.log: tuple[str, ...] = ()
+        self.first_prompt: str | None = None
+        self.behind = 1.0
+        """How much of the events is still to be read, as a share; 0.0 once everything is known."""
+        self._forget()
+        self._is_looked_at = False
+        self._ended = False
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="run follower", daemon=True)
+
+    def start(self) -> None:
+        self._is_looked_at = True
+        self._thread.start()
+
+    def look(self, is_looked_at: bool) -> None:
+        """Nothing is read while nobody looks."""
+        self._is_looked_at = is_looked_at
+        self._wake.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._wake.set()
+
+    @property
+    def is_up_to_date(self) -> bool:
+        return self.behind == 0.0 and self.standing is not None
+
+    def _forget(self) -> None:
+        self.progress = Progress()
+        self.diagnosis = Diagnosis()
+        self._offset = 0
+
+    def _follow(self) -> None:
+        self._try(self._read_prompt)
+        while not self._ended:
+            if self._is_looked_at:
+                self._try(self._read_standing)
+                self._try(self._read_log)
+                self._try(self._read_events)
+            self._wake.wait(READ_EVERY_S if self._is_looked_at else None)
+            self._wake.clear()
+
+    def _try(self, work: Callable[[], None]) -> None:
+        with suppress(OSError):  # a disk that is away for a moment: it is tried again
+            work()
+
+    def _read_standing(self) -> None:
+        record = self.run.read_record()
+        standing = Standing(liveness(record), record, newest_state(self.run))
+        if standing != self.standing:  # a heartbeat is a change too, every few seconds
+            self.standing = standing
+            self.version += 1
+
+    def _read_events(self) -> None:
+        while not self._ended and self._is_looked_at:
+            size = self.run.events.stat().st_size if self.run.events.exists() else 0
+            if size < self._offset:  # another file by the same name
+                with self.lock:
+                    self._forget()
+            events, end = read_piece(self.run.events, self._offset)
+            is_new = end > self._offset
+            with self.lock:
+                for timed in events:
+                    self.progress.add(timed)
+                    self.diagnosis.add(timed)
+            self._offset = end
+            behind = 1 - end / size if is_new and size > end else 0.0
+            if is_new or behind != self.behind:
+                self.behind = behind
+                self.version += 1
+            if not behind:
+                return
+
+    def _read_log(self) -> None:
+        lines = read_tail(self.run.log)
+        if lines != self.log:
+            self.log = lines
+            self.version += 1
+
+    def _read_prompt(self) -> None:
+        from loratory.config.load import load_config
+
+        with suppress(LoratoryError):  # a config of another version: it is asked for without a proposal
+            samples = load_config(self.run.config).sample
+            lines: Sequence[str] = samples.prompts
+            if samples.sample_prompts is not None:
+                lines = samples.sample_prompts.read_text("utf-8", errors="replace").splitlines()
+            self.first_prompt = next((line.strip() for line in lines if line.strip() and line[0] != "#"), None)
+
+
+def read_piece(path: Path, offset: int) -> tuple[list[Timed], int]:
+    """The events of some complete lines from `offset` on, and where they end; nothing where there is no file."""
+    want = _PIECE_BYTES
+    try:
+        with path.open("rb") as file:
+            while True:
+                file.seek(offset)
+                data = file.read(want)
+                whole = data.rfind(b"\n") + 1
+                if whole or len(data) < want:
+                    break
+                want *= 4  # a line of its own length
+    except FileNotFoundError:
+        return [], offset
+    lines = data[:whole].decode("utf-8", errors="replace").split("\n")
+    return [timed for line in lines if line and (timed := decode(line)) is not None], offset + whole
+
+
+def read_tail(path: Path) -> tuple[str, ...]:
+    """The last lines of a text file as they were written; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _LOG_BYTES))
+            data = file.read()
+    except FileNotFoundError:
+        return ()
+    lines = data.decode("utf-8", errors="replace").splitlines()
+    return tuple(lines[1 if size > _LOG_BYTES else 0 :][-_LOG_LINES:])

@@ -1,0 +1,95 @@
+"""Lines of text of which only the cells that changed are sent to the terminal."""
+
+from collections.abc import Sequence
+
+from rich.segment import Segment
+from textual.content import Content
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.visual import Visual
+from textual.widget import Widget
+
+# Between two changes on a line, so many unchanged cells are cheaper than the cursor's move to the second.
+_NEAR = 8
+
+
+class Lines(Widget):
+    """Shows what `show` was given last, a line each, cut at the right."""
+
+    ALLOW_SELECT = False
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self._shown: tuple[Content, ...] = ()
+        self._strips: list[Strip] = []
+
+    @property
+    def text(self) -> str:
+        """What is shown, without its styles."""
+        return "\n".join(line.plain for line in self._shown)
+
+    def show(self, lines: Sequence[Content]) -> None:
+        before, width = self._strips, self.size.width
+        self._shown = tuple(lines)
+        self._draw()
+        if len(before) != len(self._strips):
+            self.refresh()
+            return
+        regions = [
+            Region(start, y, end - start, 1)
+            for y, (old, new) in enumerate(zip(before, self._strips, strict=True))
+            for start, end in changed_cells(old, new, width)
+        ]
+        if regions:
+            self.refresh(*regions)
+
+    def on_resize(self) -> None:
+        self._draw()
+        self.refresh()
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._draw()
+
+    def render_line(self, y: int) -> Strip:
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
+
+    def _draw(self) -> None:
+        width, height = self.size
+        if not self.is_mounted or width < 1 or height < 1:
+            self._strips = []
+            return
+        lines = [*self._shown[:height], *[Content("")] * (height - len(self._shown))]
+        self._strips = [
+            strip.adjust_cell_length(width, self.rich_style)
+            for line in lines
+            for strip in Visual.to_strips(self, line.truncate(width), width, 1, self.visual_style, pad=True)
+        ]
+
+
+def changed_cells(old: Strip, new: Strip, width: int) -> list[tuple[int, int]]:
+    """The stretches of cells in which two lines of `width` cells differ, as (first, after the last)."""
+    if old == new:
+        return []
+    stretches: list[tuple[int, int]] = []
+    for at, (a, b) in enumerate(zip(_cells(old), _cells(new), strict=False)):
+        if a == b:
+            continue
+        if stretches and at - stretches[-1][1] < _NEAR:
+            stretches[-1] = (stretches[-1][0], at + 1)
+        else:
+            stretches.append((at, at + 1))
+    return stretches or [(0, width)]
+
+
+def _cells(strip: Strip) -> list[tuple[str, object]]:
+    """A character and its style for each cell; wide characters stand in each cell they take."""
+    cells: list[tuple[str, object]] = []
+    for segment in strip:
+        for character in segment.text:
+            width = Segment(character).cell_length
+            if width:
+                cells += [(character, segment.style)] * width
+            elif cells:  # a mark on the character before
+                cells[-1] = (cells[-1][0] + character, segment.style)
+    return cells
