@@ -80,7 +80,7 @@ def healthy() -> Iterator[Trial]:
             settings["loss.loss_type"] = "huber"
         if index % 10 == 9:
             settings["dataset.resolution"] = 128
-        yield Trial(f"healthy-{index:02d}", settings, steps={1: 300, 2: 200, 4: 160}[batch])
+        yield Trial(f"healthy-{index:02d}", settings, steps={1: 240, 2: 160, 4: 130}[batch])
 
 
 def faulty() -> Iterator[Trial]:

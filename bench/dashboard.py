@@ -7,7 +7,7 @@
 paint   seconds from the start of the process to the first screen of a run, a dataset and a config. Goal 0.5.
 keys    milliseconds from a key to the end of what it draws (a chart of another quantity), while torch is imported and
         the engine built, and while it trains. Goal: 50 at the 95th percentile, and no answer later than 100.
-bytes   bytes a second that the screen of a training run sends to its terminal while nobody types. Goal: 10 kB at 120x40.
+bytes   bytes a second that a training run's screen sends to its terminal while nobody types. Goal: 10 kB at 120x40.
 cost    seconds a step beside the open dashboard against `loratory train` without a terminal, in turn, so that a slow
         minute of the machine slows both; and the processor time a step, which other programs disturb less. Goal: 1.02.
 """
@@ -173,17 +173,22 @@ def measure_paint(material: Set, options: argparse.Namespace) -> None:
     dataset = next(path for path in (material.folder / "pictures").iterdir() if path.is_dir())
     first = min(path.stem for path in dataset.iterdir() if path.suffix != ".txt")
     cases = {
-        "run": (run.path, SUBJECTS[0].title.split(",")[0]),
+        "run": (run.path, run.name),
         "dataset": (dataset, first[:8]),
         "config": (material.config, "plan"),
     }
     for name, (path, text) in cases.items():
         taken: list[float] = []
+        cpu: list[float] = []
         for _ in range(options.paints):
             screen = Screen([str(path)], NARROW)
             taken.append(screen.wait_for(text) - screen.started_s)
+            cpu.append(sum(psutil.Process(screen.pid).cpu_times()[:2]))
             screen.close()
-        print(f"first paint, {name:<8} median {median(taken):5.2f} s   longest {max(taken):5.2f} s   goal 0.5 s")
+        print(
+            f"first paint, {name:<8} median {median(taken):5.2f} s   longest {max(taken):5.2f} s   goal 0.5 s   "
+            f"(processor {median(cpu):.2f} s)"
+        )
 
 
 # --- keys ---

@@ -306,7 +306,7 @@ def test_runs_list_says_how_each_run_stands(loratory: Call, tmp_path: Path, monk
     assert rows == {
         "alive": ["●", "running"],
         "done": ["✓", "done"],
-        "halted": ["‖", "stopped"],
+        "halted": ["■", "stopped"],
         "broken": ["✗", "failed"],
         "gone": ["✗", "crashed"],
         "killed-at-once": ["✗", "crashed"],

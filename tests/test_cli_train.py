@@ -20,7 +20,7 @@ from safetensors import safe_open
 
 from loratory import atomic
 from loratory.cli.main import main
-from loratory.runs.events import Finished, Notice, Obeyed, Saved, Started, StateSaved
+from loratory.runs.events import Continued, Finished, Notice, Obeyed, Paused, Saved, Started, StateSaved
 from loratory.runs.store import EventReader, EventWriter, RunDirectory, liveness, new_record
 from loratory.training.state import load_newest
 from material import make_set, write_config
@@ -149,28 +149,41 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 OFTEN = {"state_every_n_steps": 2, "save_every_n_steps": 1}
 
 
+def is_paused(run: RunDirectory) -> bool:
+    record = run.read_record()
+    return record is not None and liveness(record) == "paused"
+
+
 @pytest.mark.slow
-def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(loratory: Call, tmp_path: Path, small_disk: Path) -> None:
-    code, _, err = loratory("train", project(small_disk, 6, output=OFTEN))
-    assert code == 1, err
-    assert err.count("error: ") == 1 and "Traceback" not in err
-    assert "disk is full" in err or "disk full" in err
+def test_a_full_disk_pauses_the_run_and_room_lets_it_go_on(loratory: Call, tmp_path: Path, small_disk: Path) -> None:
+    process = subprocess.Popen([*TRAIN, str(project(small_disk, 6, output=OFTEN))], stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: list((small_disk / "runs").glob("*/run.json")))
     run = only_run(small_disk)
+    wait_for(lambda: is_paused(run))
+    assert run.read_record().message.startswith("The disk is full: ")
+    _, out, err = loratory("runs", "list", small_disk / "runs")
+    assert "paused" in out and "The disk is full" in err
+    # Stopped instead, it ends with the disk as the reason, and what was saved is still there.
+    assert loratory("runs", "stop", run.path)[0] == 0
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and err.count("error: ") == 1 and "Traceback" not in err, err
+    assert "paused after step" in err and "disk is full" in err
     assert f"Make room, then `loratory train --resume {run.path}` goes on." in err
-    assert liveness(run.read_record()) == "failed" and events_of(run, Finished)[-1].status == "failed"
+    assert liveness(run.read_record()) == "failed"
     state, problems = load_newest(run.state)
     assert state is not None and state.step == 2 and problems == []
     assert not list(small_disk.rglob("*.tmp"))
-    assert not (small_disk / "output" / "fox.safetensors").exists()
 
-    # Nothing was done about it: it ends in the same way, and what was saved is still there.
-    assert loratory("train", "--resume", run.path)[0] == 1
-    assert load_newest(run.state)[0].step == 2
-
+    # Resumed without more room, it waits again; this time there comes some.
+    process = subprocess.Popen([*TRAIN, "--resume", str(run.path)], stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: is_paused(run))
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
-    code, _, err = loratory("train", "--resume", run.path)
-    assert code == 0, err
-    assert [event.from_step for event in events_of(run, Started)] == [0, 2, 2]
+    assert loratory("runs", "resume", run.path)[0] == 0
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 0 and "goes on after" in err, err
+    assert [event.from_step for event in events_of(run, Started)] == [0, 2]
+    paused, continued = events_of(run, Paused), events_of(run, Continued)
+    assert len(paused) >= len(continued) >= 1 and events_of(run, Finished)[-1].status == "done"
     assert loratory("train", project(tmp_path, 6, output=OFTEN))[0] == 0
     assert weights_hash(small_disk / "output" / "fox.safetensors") == weights_hash(tmp_path / "output/fox.safetensors")
 

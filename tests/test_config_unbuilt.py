@@ -67,7 +67,7 @@ def test_what_does_not_work_yet_is_one_sentence(table: str, settings: dict[str, 
 
 def test_a_run_is_refused_with_all_of_them() -> None:
     with pytest.raises(LoratoryError) as caught:
-        refuse_unbuilt(config(network={"block_dims": [1, 2], "network_type": "loha"}))
+        refuse_unbuilt(config(network={"block_dims": [1, 2], "lycoris_preset": "attn-only"}))
     assert caught.value.message.count("is not built yet") == 2
 
 

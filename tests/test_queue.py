@@ -1,4 +1,4 @@
-"""The queue: what waits survives everything, one fails and the next is trained, a killed runner goes on where it was."""
+"""The queue: what waits survives everything, one fails and the next trains, a killed runner goes on where it was."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loratory.cli.main import main
@@ -28,7 +28,7 @@ from loratory.runs.store import RunDirectory, Status, liveness, new_record
 HERE = Path(__file__).parent
 _CONFIG = """
 [model]
-pretrained_model_name_or_path = "model.safetensors"
+pretrained_model_name_or_path = "owner/name"
 [dataset]
 train_data_dir = "set"
 [training]
@@ -36,12 +36,12 @@ max_train_steps = 3
 """
 
 
-def config_of(folder: Path, name: str, **settings: str) -> Config:
+def config_of(folder: Path, name: str, **changes: str) -> Config:
     """A valid config; nothing it names exists."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.toml"
     path.write_text(_CONFIG, "utf-8")
-    return load_config(path, [f"output.output_name={name}", *(f"{key}={value}" for key, value in settings.items())])
+    return load_config(path, [f"output.output_name={name}", *(f"{key}={value}" for key, value in changes.items())])
 
 
 def filled(folder: Path, *names: str) -> Queue:
@@ -111,6 +111,7 @@ def test_entries_are_kept_in_their_order_and_found_by_number_or_name(tmp_path: P
     assert names(queue) == ["fox", "owl"]
 
 
+@settings(max_examples=12)  # each makes some files that are fsynced
 @given(st.lists(st.tuples(st.integers(1, 4), st.sampled_from(["up", "down", "first"])), max_size=8))
 def test_moving_loses_and_doubles_nothing(tmp_path_factory: pytest.TempPathFactory, moves: list) -> None:
     queue = Queue(tmp_path_factory.mktemp("queue"))
@@ -252,7 +253,9 @@ def test_a_run_whose_folder_is_gone_begins_anew(tmp_path: Path, trainer: Callabl
 
 
 @pytest.mark.parametrize("by_signal", [True, False])
-def test_a_stop_saves_the_run_and_keeps_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_signal: bool) -> None:
+def test_a_stop_saves_the_run_and_keeps_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_signal: bool
+) -> None:
     queue = filled(tmp_path, "fox", "hare")
     stopping = Stopping(threading.Event())
 

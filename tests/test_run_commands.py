@@ -246,7 +246,7 @@ def test_the_rate_is_a_factor_on_all_rates(tmp_path: Path, telling: dict[int, li
 
 
 def test_an_optimizer_with_a_rate_of_its_own_keeps_it(tmp_path: Path, telling: dict[int, list[Command]]) -> None:
-    optimizer = {"optimizer_type": "AdaFactor", "optimizer_args": "relative_step=True"}
+    optimizer = {"optimizer_type": "AdaFactor", "optimizer_args": "relative_step=True", "lr_scheduler": "adafactor"}
     telling[1] = [Command("rate", "0.5")]
     _, _, events = train(config_in(tmp_path, optimizer=optimizer))
     assert not of_kind(events, Obeyed) and any("sets its own" in message for message in notices(events))
@@ -458,7 +458,7 @@ def test_the_layer_of_a_later_step_is_found(
     config = config_in(tmp_path, training={"gradient_checkpointing": checkpointing})
     told, _ = broken_run(config, monkeypatch, harm)
     assert (told.step, told.layer) == (3, f"unet.{MIDDLE} lora_up")
-    assert len(given) <= 4  # the steps before were taken again with the very same numbers
+    assert sum(value == value for value in given) <= 4  # the steps before were taken again with the very same numbers
 
 
 def test_a_gradient_that_is_no_number_is_told_from_the_layer_it_came_back_to(

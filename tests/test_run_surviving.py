@@ -219,10 +219,22 @@ def test_resume_tries_again_at_once(run: RunDirectory, disk: Disk, monkeypatch: 
         disk.is_full = True
         thread = beside(lambda: recorder.write(STARTED))
         wait_for(lambda: is_paused(run))
+        send(run.control, Command("resume"))  # has to fit on the full disk
+        wait_for(lambda: not list(run.control.iterdir()))
+        assert thread.is_alive() and is_paused(run)
         disk.is_full = False
         send(run.control, Command("resume"))
         thread.join(20)
         assert not thread.is_alive() and list(run.control.iterdir()) == []
+
+
+def test_what_a_full_disk_cannot_take_is_not_sent(run: RunDirectory, disk: Disk) -> None:
+    disk.is_full = True
+    with pytest.raises(OSError):
+        send(run.control, Command("rate", "0.5"))
+    assert list(run.control.iterdir()) == []
+    send(run.control, Command("stop"))
+    assert Control(run.control).poll() == [Command("stop")]
 
 
 def test_stop_ends_it_and_nothing_waits_any_more(run: RunDirectory, disk: Disk) -> None:
@@ -253,7 +265,8 @@ def test_other_commands_stay_for_the_loop(run: RunDirectory, disk: Disk) -> None
         thread = beside(lambda: recorder.write(STARTED))
         wait_for(lambda: is_paused(run))
         control.request("save")
-        (run.control / f"{1:020d}-rate.json").write_text('{"value": "0.5"}')
+        (run.path / "rate").write_text('{"value": "0.5"}')
+        (run.path / "rate").rename(run.control / f"{1:020d}-rate.json")
         wait_for(lambda: not list(run.control.iterdir()))
         disk.is_full = False
         thread.join(20)

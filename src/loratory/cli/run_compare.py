@@ -1,5 +1,6 @@
 """`loratory runs diff`: two runs beside each other."""
 
+import shutil
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ from loratory.wording import spoken_time
 
 if TYPE_CHECKING:
     from loratory.runs.compare import Difference, Summary
+    from loratory.runs.store import RunDirectory
+
+_CHART_HEIGHT = 12
 
 
 @click.command("diff")
@@ -39,6 +43,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
         )
         return
     output.show(_table(differences, summaries))
+    _draw(one, other)
     if not differences:
         output.say("Both were trained with the same settings.")
 
@@ -72,6 +77,26 @@ def _figures(summaries: "list[Summary]") -> list[tuple[str, ...]]:
         row("duration", *("" if each.lasted_s is None else spoken_time(each.lasted_s) for each in summaries)),
         row("file", *(each.output or "" for each in summaries)),
     ]
+
+
+def _draw(one: "RunDirectory", other: "RunDirectory") -> None:
+    """The losses of both over each other, the first as a, the second as b."""
+    from loratory.runs.compare import loss_series
+    from loratory.terminal.chart import ChartView, Curve, draw_chart, legend
+
+    width = min(shutil.get_terminal_size().columns, 80)
+    series = [loss_series(each, 2 * width) for each in (one, other)]
+    view = ChartView(
+        [Curve(each.steps, each.values, name=each.name) for each in series],
+        marks=sorted(step for each in series for step in each.broken),
+    )
+    if not any(each.values for each in series):
+        return
+    output.data(
+        "\nloss, smoothed: " + ", ".join(f"{each.letter} {output.one_line(each.name)}" for each in legend(view))
+    )
+    for line in draw_chart(view, width, _CHART_HEIGHT, ascii_only=not output.is_unicode()):
+        output.data("".join(text for text, _ in line).rstrip())
 
 
 def _loss(value: float | None) -> str:

@@ -102,21 +102,20 @@ def saved(draft: Draft, path: Path, *, replacing: bool = False) -> Draft:
     written.
     """
     path = path.absolute()
-    document = draft.document
+    written = replace(draft, folder=path.parent, path=path)
     if path.parent != draft.folder:
-        document = moved(document, draft.folder, path.parent)
-    text = draft.text if path == draft.path else ""
-    written = replace(draft, document=document, folder=path.parent, path=path, text=text)
+        document, *past = (moved(each, draft.folder, path.parent) for each in (draft.document, *draft.past))
+        written = replace(written, document=document, past=tuple(past), future=())
     content = written.toml()
     try:
         if not replacing and os.path.lexists(path):
-            _refuse_other(path, text, content)
+            _refuse_other(path, draft.text if path == draft.path else "", content)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, content)
     except (OSError, UnicodeEncodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it holds text that UTF-8 cannot write"
         raise LoratoryError(f"Cannot write {path}: {reason}.", exit_code=FAILED) from error
-    return replace(written, text=content, past=draft.past if document is draft.document else ())
+    return replace(written, text=content)
 
 
 def _refuse_other(path: Path, text: str, content: str) -> None:

@@ -32,6 +32,8 @@ def rewritten(text: str, document: Mapping[str, Any]) -> tuple[str, bool]:
     """
     if not text.strip():
         return dumped(document), True
+    if _without_empty(_parsed(text)) == _without_empty(document):
+        return text, True
     if not text.endswith("\n"):
         text += "\n"
     patched = _patched(text, document)

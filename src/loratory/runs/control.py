@@ -1,5 +1,6 @@
 """The one door through which commands reach a run: small files in its `control/` folder, removed when obeyed."""
 
+import errno
 import json
 import time
 from dataclasses import dataclass, field
@@ -16,8 +17,8 @@ COMMANDS: tuple[CommandName, ...] = get_args(CommandName)
 class Command:
     """What a run is told.
 
-    value: of sample the prompt with its flags, "" for those of the config; of skip and unskip a picture's path below the
-    training folder; of rate the factor on the learning rates, as text.
+    value: of sample the prompt with its flags, "" for those of the config; of skip and unskip a picture's path below
+    the training folder; of rate the factor on the learning rates, as text.
     """
 
     name: CommandName
@@ -27,8 +28,13 @@ class Command:
 def send(directory: Path, command: Command) -> None:
     """Leaves `command` in a run's control folder. Commands are obeyed in the order they were sent. Raises OSError."""
     directory.mkdir(exist_ok=True)
-    text = json.dumps({"command": command.name, "value": command.value})
-    atomic.write_text(directory / f"{time.time_ns():020d}-{command.name}.json", text)
+    path = directory / f"{time.time_ns():020d}-{command.name}.json"
+    try:
+        atomic.write_text(path, json.dumps({"command": command.name, "value": command.value}))
+    except OSError as error:
+        if command.value or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        path.touch()  # its name says it all, and takes no room on a disk whose lack of it the command may be about
 
 
 @dataclass

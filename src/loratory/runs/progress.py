@@ -23,6 +23,7 @@ from loratory.runs.events import (
     Paused,
     Phase,
     Sampled,
+    SampleLoss,
     Saved,
     Started,
     StateSaved,
@@ -41,6 +42,7 @@ _HARDWARE_HISTORY = 120
 _KEPT_EVENTS = 200
 _KEPT_NORMS = 4
 _MOST_STEPS = 2**40
+_FURTHEST = 1e6  # what is further off than that is no more wrong, and would drown a sum
 
 
 @dataclass
@@ -276,12 +278,7 @@ class Progress:
         self._spent["step"] += max(0.0, step.step_s - step.data_s)
         _add_all(self.rates, step.step, step.lr)
         _add_all(self.effective_rates, step.step, step.effective_lr)
-        visits = tuple(
-            _Visit(
-                sample.image, self.norm.add(sample.timestep, sample.loss) if math.isfinite(sample.loss) else math.nan
-            )
-            for sample in step.samples
-        )
+        visits = tuple(_Visit(each.image, self._normalise(each)) for each in step.samples)
         self._visits.append((step.step, visits))
         known = [visit.loss for visit in visits if visit.loss == visit.loss]
         if visits:
@@ -294,6 +291,10 @@ class Progress:
             by_folder[_folder(visit.image)].append(visit.loss)
         for folder, losses in by_folder.items():
             self.concepts[folder].losses.add(step.step, sum(losses) / len(losses))
+
+    def _normalise(self, sample: SampleLoss) -> float:
+        loss = self.norm.add(sample.timestep, sample.loss)
+        return min(loss, _FURTHEST)  # NaN stays NaN
 
     def _add_visit(self, step: int, visit: _Visit) -> None:
         image = self.images.get(visit.image)

@@ -119,7 +119,9 @@ class Recorder:
         except Exception as error:
             if not is_full_disk(error):
                 raise
-            return self._wait_for_room(work, what, error)
+            full = error
+        # Not while it is being handled: later errors would be taken to come from it.
+        return self._wait_for_room(work, what, full)
 
     def _wait_for_room(self, work: Callable[[], _T], what: str, error: Exception, *late: Event) -> _T:
         """Tries `work` and then the events `late` until they succeed; raises `error` or a later one on `stop`."""

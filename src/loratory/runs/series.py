@@ -90,7 +90,8 @@ class Series:
             stays = self._old.first <= step
             self._old = _Rows(*(column[stays] for column in self._old))
             self._folded = step
-        self.last_step = step
+        older = int(self._old.last[-1]) if self._old is not None and len(self._old.last) else 0
+        self.last_step = self._steps[-1] if self._steps else min(older, step)
 
     def between(self, first: int, last: int, most: int) -> Spans:
         """The steps from `first` to `last` as at most `most` stretches of equal length; the values while they fit."""

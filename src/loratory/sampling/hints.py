@@ -1,9 +1,9 @@
-"""How a picture with the adapter looks beside the base model's of the same prompt and seed: figures, and words for them.
+"""How a picture with the adapter looks beside the base model's of the same prompt and seed, in figures and in words.
 
-They are hints: they tell of strong colours and of how far a picture is from the base model's, not of whether it is good.
+They are hints: they tell of strong colours and of how far a picture is from the base model's, not whether it is good.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,8 @@ class Look:
     """A picture beside the base model's.
 
     distance: root mean square difference of their pixels, 0 to 1. chroma: mean over the pixels of the largest channel
-    less the smallest, 0 to 1. clipped: share of the pixels with a channel at the end of its range. Both also of the base
-    model's picture.
+    less the smallest, 0 to 1. clipped: share of the pixels with a channel at the end of its range. Both also of the
+    base model's picture.
     """
 
     distance: float
@@ -67,9 +67,9 @@ def remark(look: Look) -> str:
     words: list[str] = []
     if look.distance < _SAME_DISTANCE:
         words.append("as the base")
-    if look.clipped - look.base_clipped > _BURNT_SHARE:
+    if _is_burnt(look):
         words.append("burnt")
-    if look.colour > _MUCH_COLOUR:
+    if _is_loud(look):
         words.append("strong colours")
     if look.colour < _LITTLE_COLOUR:
         words.append("pale")
@@ -87,9 +87,7 @@ def conclusions(rows: Sequence[tuple[str, float, Sequence[Look]]]) -> list[str]:
             f"Hardly other than the base model at strength {strongest:g}: {', '.join(same)}. Too little was learned by "
             "then, or the prompts do not name what was trained."
         )
-    burnt = [label for label, looks in at_one if _most(looks, lambda look: look.clipped - look.base_clipped > 0.05)]
-    loud = [label for label, looks in at_one if _most(looks, lambda look: look.colour > _MUCH_COLOUR)]
-    too_far = [label for label, _ in at_one if label in burnt or label in loud]
+    too_far = [label for label, looks in at_one if _most(map(_is_burnt, looks)) or _most(map(_is_loud, looks))]
     if too_far:
         sentences.append(
             f"Colours stronger or burnt beside the base model at strength {strongest:g}: {', '.join(too_far)}. That is "
@@ -98,5 +96,14 @@ def conclusions(rows: Sequence[tuple[str, float, Sequence[Look]]]) -> list[str]:
     return sentences
 
 
-def _most(looks: Sequence[Look], holds: Any) -> bool:
-    return sum(map(bool, map(holds, looks))) * 2 > len(looks)
+def _is_burnt(look: Look) -> bool:
+    return look.clipped - look.base_clipped > _BURNT_SHARE
+
+
+def _is_loud(look: Look) -> bool:
+    return look.colour > _MUCH_COLOUR
+
+
+def _most(holding: Iterable[bool]) -> bool:
+    held = list(holding)
+    return sum(held) * 2 > len(held)

@@ -135,26 +135,25 @@ class SuddenChange:
         if change < 0:
             new.reverse()
         images = tuple(dict.fromkeys(image for _, _, image in new))[:_PICTURES_TOLD]
-        verb = "rose" if change > 0 else "fell"
+        rates = _spoken_rates(sums.rates[max(began - _SURELY_BEFORE, 1)], sums.rates[end])
         return Told(
             "sudden-change",
             "warning",
-            f"From step {step} on the loss {verb} to {factor:.1f} times what it was in the {began - first} steps before"
-            f" ({_spoken_rates(sums.rates[max(began - _SURELY_BEFORE, 1)], sums.rates[end])}; most so with {name_of(images[0])}). Something went "
-            f"wrong there, or the adapter begins to overtrain: compare pictures from before and after, and prefer a "
-            "file from before.",
+            f"From step {step} on the loss {'rose' if change > 0 else 'fell'} to {factor:.1f} times what it was in the "
+            f"{began - first} steps before ({rates}; most so with {name_of(images[0])}). Something went wrong there, "
+            "or the adapter begins to overtrain: compare samples of before and after, and prefer an older file.",
             images,
             since=step - 1,
         )
 
 
 def _spoken_rates(before: dict[str, float], now: dict[str, float]) -> str:
-    """The rates, and what they were where they changed by more than a fifth."""
+    """The rates, and what they were where that is another rate and not a step of the schedule."""
     if not now:
         return "rate unknown"
     changed = [
         f"rate of {part} {rate:.1e}, before {before[part]:.1e}"
         for part, rate in now.items()
-        if part in before and not 0.8 * before[part] <= rate <= 1.25 * before[part]
+        if part in before and not 0.5 * before[part] <= rate <= 1.5 * before[part]
     ]
     return ", ".join(changed) or f"rate {max(now.values()):.1e} as before"

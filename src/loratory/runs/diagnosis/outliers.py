@@ -15,7 +15,7 @@ from loratory.runs.events import Started, Step
 
 # A visit counts as high from this factor over the concept's middle picture; so many in a row make a candidate, which
 # is told when its mean is that many times the middle one's, and further out than the spread of its concept explains.
-_HIGH, _IN_A_ROW, _TIMES, _SPREADS = math.log(1.4), 5, math.log(2.0), 4.0
+_HIGH, _IN_A_ROW, _TIMES, _SPREADS = math.log(1.5), 6, math.log(2.0), 5.0
 # The spread among fewer pictures says nothing, and pictures are never more alike than this.
 _CONCEPT_IMAGES, _LEAST_SPREAD = 5, 0.1
 # A mean follows the last so many visits.

@@ -20,9 +20,11 @@ _MOST_KEPT = 50
 
 @dataclass(frozen=True)
 class Kept:
-    """A draft that was not written. saved_s: when it was kept, as the file system's clock says."""
+    """A draft that was not written. origin: names what it was begun from, where it has no file. saved_s: when it was
+    kept, as the file system's clock says."""
 
     draft: Draft
+    origin: str
     saved_s: float
 
 
@@ -32,16 +34,16 @@ def journal_folder() -> Path:
 
 
 def keep(draft: Draft, origin: str) -> None:
-    """Keeps a draft; one that its file holds already is forgotten. origin: names what it was begun from, where it has
-    no file. Raises OSError."""
+    """Keeps a draft; one that its file holds already, or that is as it was begun, is forgotten. Raises OSError."""
     file = _file(draft, origin)
-    if draft.is_saved:
+    if draft.is_saved or not draft.past:
         file.unlink(missing_ok=True)
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     kept = {
         "folder": os.fspath(draft.folder),
         "path": None if draft.path is None else os.fspath(draft.path),
+        "origin": origin,
         "text": draft.text,
         "toml": draft.toml(),
     }
@@ -61,7 +63,8 @@ def kept_of(draft: Draft, origin: str) -> Draft | None:
     kept = _read(_file(draft, origin))
     if kept is None or kept.draft.document == draft.document:
         return None
-    return replace(draft, document=kept.draft.document, past=(draft.document,))
+    # With the text that it was made of: a file that changed since is not written over unasked.
+    return replace(draft, document=kept.draft.document, text=kept.draft.text, past=(draft.document,))
 
 
 def all_kept() -> list[Kept]:
@@ -88,7 +91,8 @@ def _read(file: Path) -> Kept | None:
     try:
         kept: dict[str, Any] = json.loads(file.read_text(encoding="ascii"))
         path = None if kept["path"] is None else Path(kept["path"])
-        document = parse_toml(kept["toml"], file)
-        return Kept(Draft(Path(kept["folder"]), document, path, kept["text"]), file.stat().st_mtime)
+        document, begun = parse_toml(kept["toml"], file), parse_toml(kept["text"], file)
+        draft = Draft(Path(kept["folder"]), document, path, kept["text"], past=(begun,))
+        return Kept(draft, kept["origin"], file.stat().st_mtime)
     except (OSError, ValueError, KeyError, TypeError, LoratoryError):
         return None  # damaged, or another version's: nothing that could be shown

@@ -154,7 +154,7 @@ def _show_difference(screen: "PlanScreen", preset: str | None) -> None:
 def _choose_difference(screen: "PlanScreen") -> None:
     from loratory.tui.screens.overlays import TableRow
 
-    rows = [
+    rows: list[TableRow[_Opened]] = [
         TableRow(f"{preset.name}  {preset.description}", partial(_show_difference, screen, preset.name))
         for preset in list_presets()
     ]
@@ -178,7 +178,9 @@ def _choose_draft(screen: "PlanScreen") -> None:
     for kept in journal.all_kept():
         when = datetime.fromtimestamp(kept.saved_s).strftime("%d %b %H:%M")
         name = kept.draft.path or f"a new draft in {kept.draft.folder}"
-        rows.append(TableRow(f"not written  {name}, {when}", partial(_open, screen, kept.draft, f"{name}, {when}")))
+        rows.append(
+            TableRow(f"not written  {name}, {when}", partial(_open, screen, kept.draft, f"{name}, {when}", kept.origin))
+        )
     for path in configurations(project):
         is_run = path.name == "config.toml" and path.parent.parent == project.runs_dir
         text = f"run          {path.parent.name}" if is_run else f"file         {path.name}"
@@ -205,13 +207,12 @@ def _ask_open(screen: "PlanScreen") -> None:
 
 
 def _open_file(screen: "PlanScreen", path: Path) -> None:
-    draft = open_draft(path)
-    _open(screen, draft, str(path))
+    _open(screen, open_draft(path), str(path), str(path))
 
 
-def _open(screen: "PlanScreen", draft: Draft, name: str) -> None:
-    left = "" if screen.draft.is_saved else "; the draft before it is kept, under o"
-    screen.open(draft, Told(f"opened {name}{left}"))
+def _open(screen: "PlanScreen", draft: Draft, name: str, origin: str) -> None:
+    left = "; the draft before it is kept, under o" if screen.draft.past and not screen.draft.is_saved else ""
+    screen.open(draft, Told(f"opened {name}{left}"), origin)
 
 
 def _take_preset(screen: "PlanScreen", name: str) -> None:

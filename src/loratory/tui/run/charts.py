@@ -111,7 +111,7 @@ def chart_view(
     else:
         raw, line = subject.raw(progress), subject.line(progress)
         if raw and not others:
-            curves.append(_curve(raw, window, most, "raw" if line else "line"))
+            curves.append(_curve(raw, window, most, "raw" if line else "line", as_dots=bool(line)))
         if line := line or (raw if others else None):
             curves.append(_curve(line, window, most, RUN_ROLES[0] if others else "line", own_name if others else ""))
     for index, (name, other) in enumerate(others, start=1):
@@ -148,11 +148,13 @@ def caption(state: ChartState, progress: Progress) -> tuple[str, str]:
     return ", ".join(notes), right
 
 
-def _curve(series: Series, window: tuple[int, int], most: int, role: str, name: str = "") -> Curve:
+def _curve(
+    series: Series, window: tuple[int, int], most: int, role: str, name: str = "", as_dots: bool = False
+) -> Curve:
     spans = series.between(*window, most)
     # Both ends of each stretch, one over the other: no peak is lost.
     steps = np.repeat((spans.first + spans.last) / 2, 2)
-    return Curve(steps, np.column_stack((spans.low, spans.high)).ravel(), role, name=name)
+    return Curve(steps, np.column_stack((spans.low, spans.high)).ravel(), role, as_dots, name)
 
 
 def _band(progress: Progress, window: tuple[int, int]) -> Band:
