@@ -314,7 +314,7 @@ def test_a_detached_run_from_start_to_end(loratory: Call, tmp_path: Path, monkey
     assert len(events_of(run, Saved)) == 1
     assert loratory("runs", "list")[1].split()[1] == "stopped"
     assert loratory("runs", "stop", "fox")[0] == 2
-    assert "Stopped at step" in run.log.read_text("utf-8")
+    wait_for(lambda: "Stopped at step" in run.log.read_text("utf-8"))  # it is said after the last event
 
     (stopped,) = events_of(run, Finished)
     code, _, err = loratory("train", "--resume", "fox")

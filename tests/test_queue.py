@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -113,7 +114,9 @@ def test_entries_are_kept_in_their_order_and_found_by_number_or_name(tmp_path: P
 
 @settings(max_examples=12)  # each makes some files that are fsynced
 @given(st.lists(st.tuples(st.integers(1, 4), st.sampled_from(["up", "down", "first"])), max_size=8))
-def test_moving_loses_and_doubles_nothing(tmp_path_factory: pytest.TempPathFactory, moves: list) -> None:
+def test_moving_loses_and_doubles_nothing(
+    tmp_path_factory: pytest.TempPathFactory, moves: list[tuple[int, Any]]
+) -> None:
     queue = Queue(tmp_path_factory.mktemp("queue"))
     expected = [1, 2, 3, 4]
     for number in expected:
@@ -283,6 +286,30 @@ def test_a_stop_saves_the_run_and_keeps_its_place(
     assert str(played.trained[0]) == queue.find("fox").run and states(queue) == {"fox": "done", "hare": "done"}
 
 
+def test_asked_twice_the_run_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = filled(tmp_path, "fox")
+    stopping = Stopping(threading.Event())
+    sent: list[int] = []
+
+    def trains(run: RunDirectory) -> int:
+        run.write_record(replace(new_record(), status="running"))
+        stopping.ask()
+        stopping.ask()
+        return os.getpid()
+
+    def kill(pid: int, number: int) -> None:
+        assert pid == os.getpid()
+        sent.append(number)
+        if len(sent) == 2:
+            run = RunDirectory(Path(queue.find("fox").run))
+            run.write_record(replace(new_record(), status="stopped"))
+
+    monkeypatch.setattr(queue_runner, "start_detached", trains)
+    monkeypatch.setattr(queue_runner.os, "kill", kill)
+    work_through(queue, [].append, stopping)
+    assert sent == [signal.SIGTERM] * 2 and states(queue) == {"fox": "waiting"}
+
+
 def test_a_stop_after_the_run_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = filled(tmp_path, "fox", "hare")
 
@@ -321,7 +348,8 @@ def loratory(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         capfd.readouterr()
         with pytest.raises(SystemExit) as stopped:
             main()
-        return int(stopped.value.code or 0), *capfd.readouterr()
+        out, err = capfd.readouterr()
+        return int(stopped.value.code or 0), out, err
 
     return call
 

@@ -309,7 +309,8 @@ def test_killed_with_changes_equals_uninterrupted(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_all_processes_make_the_same_changes(tmp_path: Path) -> None:
-    write_for_two(tmp_path, "both", 2, max_train_steps=30)
+    config = write_for_two(tmp_path, "both", 2, max_train_steps=30)
+    config.write_text(config.read_text().replace("[optimizer]", '[optimizer]\nlr_scheduler = "constant"'))
     process = subprocess.Popen(
         [*TOGETHER, "train", "both.toml", "--json"],
         cwd=tmp_path,

@@ -58,8 +58,8 @@ LOSSES = (0.4, 0.3, 0.2, 0.2, 0.1, 0.1, math.nan, 0.1)
 
 
 def test_only_settings_that_differ_and_names_last(tmp_path: Path) -> None:
-    a = make_run(tmp_path, "fox", **{"training.seed": "7"})
-    b = make_run(tmp_path / "b", "hare", **{"training.seed": "8", "optimizer.learning_rate": "1e-3"})
+    a = make_run(tmp_path, "fox", (), **{"training.seed": "7"})
+    b = make_run(tmp_path / "b", "hare", (), **{"training.seed": "8", "optimizer.learning_rate": "1e-3"})
     keys = [difference.key for difference in settings_diff(a, b)]
     assert keys.index("optimizer.learning_rate") < keys.index("dataset.train_data_dir")
     assert keys.index("training.seed") < min(keys.index("output.output_name"), keys.index("output.output_dir"))
@@ -204,7 +204,7 @@ def listed(app: Lister, *keys: str, size: tuple[int, int] = (80, 24), read: int 
 def runs_dir(tmp_path: Path) -> Path:
     """Three runs, the newest named owl, whose learning rate is another."""
     for age, name in enumerate(("owl", "hare", "fox")):
-        run = make_run(tmp_path, name, LOSSES, **({"training.seed": "8"} if name == "owl" else {}))
+        run = make_run(tmp_path, name, LOSSES, **{"training.seed": "8" if name == "owl" else "7"})
         os.utime(run.config, (1e9 - age, 1e9 - age))
     return tmp_path / "runs"
 
@@ -251,11 +251,13 @@ def test_no_runs(tmp_path: Path) -> None:
 
 def test_damaged_runs_and_hostile_names(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    for name in ("[/b][@click=app.quit]x", "\x1b[2J\u202eevil", os.fsdecode(b"a\xffb"), "x" * 200):
+    for name in ("[red][@click=app.quit]x", "\x1b[2J\u202eevil", os.fsdecode(b"a\xffb"), "x" * 200):
         (runs / name / "state").mkdir(parents=True)
         (runs / name / "config.toml").write_text("no toml", "utf-8")
         (runs / name / "run.json").write_text("[1]", "utf-8")
         (runs / name / "events.jsonl").write_bytes(b"\xff\n[]\n{}\n")
+    odd = {"status": "done", "pid": 1, "pid_started_s": 1, "host": "x", "started_s": 1e300, "heartbeat_s": "now"}
+    (runs / ("x" * 200) / "run.json").write_text(json.dumps(odd), "utf-8")
     for size in ((80, 24), (40, 8), (160, 48)):
         text = listed(Lister(runs), "space", "space", "=", "?", "escape", "escape", size=size, read=4)
         assert "not started" in text

@@ -56,7 +56,8 @@ class Viewer:
 
     def shown(self) -> list[str]:
         width, height = self.app.size
-        return [strip.text[:width].rstrip() for strip in self.app.screen._compositor.render_strips()[:height]]
+        lines = self.app.screen._compositor.render_strips()[:height]  # pyright: ignore[reportPrivateUsage]
+        return [strip.text[:width].replace("\N{NO-BREAK SPACE}", " ").rstrip() for strip in lines]
 
     def shows(self, text: str) -> bool:
         return any(text in line for line in self.shown())

@@ -36,9 +36,9 @@ def save(run: str) -> None:
 @click.command()
 @click.argument("run")
 def pause(run: str) -> None:
-    """Have RUN wait after the step in hand; it keeps its memory.
+    """Have RUN wait after the step in hand.
 
-    `loratory runs resume RUN` lets it go on. To free the card, stop it instead.
+    `loratory runs resume RUN` lets it go on. It keeps its memory: to free the card, stop it instead.
     """
     _send(run, Command("pause"))
 
@@ -46,7 +46,10 @@ def pause(run: str) -> None:
 @click.command()
 @click.argument("run")
 def resume(run: str) -> None:
-    """Let a paused RUN go on; on a disk that was full, look for room now."""
+    """Let a paused RUN go on.
+
+    One that waits because its disk is full looks for room at once.
+    """
     directory = _alive(run)
     record = directory.read_record()
     # A pause that was sent a moment ago may not be obeyed yet.
@@ -59,7 +62,10 @@ def resume(run: str) -> None:
 @click.argument("run")
 @click.argument("prompt", required=False)
 def sample(run: str, prompt: str | None) -> None:
-    """Have RUN draw its prompts now, or PROMPT (with kohya's flags: --n --w --h --d --s --l --ss)."""
+    """Have RUN draw its prompts, or PROMPT, now.
+
+    PROMPT may have kohya's flags: --n --w --h --d --s --l --ss.
+    """
     directory = _alive(run)
     if prompt is not None:
         from loratory.config.load import load_config
@@ -73,7 +79,10 @@ def sample(run: str, prompt: str | None) -> None:
 @click.argument("run")
 @click.argument("image")
 def skip(run: str, image: str) -> None:
-    """Have RUN leave IMAGE out from here on: a file, "folder/name.png", or a name that only one picture has."""
+    """Have RUN leave IMAGE out from here on.
+
+    IMAGE is a file, "folder/name.png" as the events name it, or a name that only one picture has.
+    """
     directory = _alive(run)
     _leave(directory, Command("skip", _picture(directory, image)))
 
@@ -82,7 +91,7 @@ def skip(run: str, image: str) -> None:
 @click.argument("run")
 @click.argument("image")
 def unskip(run: str, image: str) -> None:
-    """Have RUN take IMAGE again, which `skip` left out."""
+    """Have RUN take an IMAGE again that was skipped."""
     directory = _alive(run)
     _leave(directory, Command("unskip", _picture(directory, image)))
 
@@ -91,7 +100,10 @@ def unskip(run: str, image: str) -> None:
 @click.argument("run")
 @click.argument("factor")
 def rate(run: str, factor: str) -> None:
-    """Have RUN go on with FACTOR times the learning rates of its config; 1 is as configured."""
+    """Have RUN scale its learning rates by FACTOR.
+
+    FACTOR is on those of the config, from the next step on: 0.5 halves them, 1 puts them back.
+    """
     if rate_of(factor) is None:
         raise LoratoryError(
             f"FACTOR {output.one_line(factor)}: must be a number from {SMALLEST_RATE:g} to {LARGEST_RATE:g}.",

@@ -1,17 +1,19 @@
 """`loratory runs show`: how one run stands, what it left, and how it goes on."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from loratory.cli import output
 from loratory.cli.find_run import find_run
-from loratory.runs.diagnosis import Alarm, Diagnosis
-from loratory.runs.progress import Progress
 from loratory.runs.store import ALIVE, EventReader, Liveness, RunDirectory, RunRecord, liveness, newest_state
 from loratory.runs.way_back import gone, resume_command
 from loratory.wording import spoken_bytes, spoken_pace, spoken_time
+
+if TYPE_CHECKING:
+    from loratory.runs.diagnosis import Alarm
+    from loratory.runs.progress import Progress
 
 _CONCEPTS_SHOWN = 8
 
@@ -20,7 +22,13 @@ _CONCEPTS_SHOWN = 8
 @click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(run: str, as_json: bool) -> None:
-    """How RUN stands: step, exposure, newest save and state, newest alarm, and the command that goes on with it."""
+    """How RUN stands, what it left, how it goes on.
+
+    Step, exposure, newest adapter and state, newest alarm, and the command that goes on with it.
+    """
+    from loratory.runs.diagnosis import Diagnosis  # with numpy, which `runs --help` does without
+    from loratory.runs.progress import Progress
+
     directory = find_run(run)
     record = directory.read_record()
     state = liveness(record)
@@ -40,7 +48,7 @@ def show(run: str, as_json: bool) -> None:
 
 
 def _rows(
-    run: RunDirectory, record: RunRecord | None, state: Liveness, progress: Progress, alarm: Alarm | None
+    run: RunDirectory, record: RunRecord | None, state: Liveness, progress: "Progress", alarm: "Alarm | None"
 ) -> list[tuple[str, str]]:
     now_s = time.time()
     rows = [("run", str(run.path)), ("state", _state(run, record, state))]
@@ -79,7 +87,7 @@ def _state(run: RunDirectory, record: RunRecord | None, state: Liveness) -> str:
 
 
 def _document(
-    run: RunDirectory, record: RunRecord | None, state: Liveness, progress: Progress, alarm: Alarm | None
+    run: RunDirectory, record: RunRecord | None, state: Liveness, progress: "Progress", alarm: "Alarm | None"
 ) -> dict[str, Any]:
     kept = newest_state(run)
     return {

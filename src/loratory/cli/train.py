@@ -44,9 +44,10 @@ def train(config: Path | None, overrides: tuple[str, ...], resume: str | None, d
     if process_rank() > 0:
         host_follower(load_config(find_run(resume).config if resume else config or "", overrides))
         return 0
-    plan = None
+    plan, seen = None, 0
     if resume is not None:
         run = find_run(resume)
+        seen = run.events.stat().st_size if run.events.exists() else 0
         settings = open_for_resume(run, overrides)
     else:
         assert config is not None
@@ -55,7 +56,7 @@ def train(config: Path | None, overrides: tuple[str, ...], resume: str | None, d
         run = RunDirectory.create(settings.output.runs_dir, settings.output.output_name, dump_config(settings))
     if detach:
         return _detach(run)
-    return 0 if train_here(settings, run, as_json=as_json, plan=plan).status == "done" else FAILED
+    return 0 if train_here(settings, run, as_json=as_json, plan=plan, seen=seen).status == "done" else FAILED
 
 
 def _planned(settings: Config) -> "Plan":
@@ -68,16 +69,17 @@ def _planned(settings: Config) -> "Plan":
         return make_plan(settings, process_count())
 
 
-def train_here(settings: Config, run: RunDirectory, *, as_json: bool, plan: "Plan | None" = None) -> Finished:
+def train_here(
+    settings: Config, run: RunDirectory, *, as_json: bool, plan: "Plan | None" = None, seen: int = 0
+) -> Finished:
     """Trains in this thread with a viewer beside it. Raises what `host` raises, after the viewer has shown the rest.
 
-    plan: that of `settings`, where it has been made already.
+    plan: that of `settings`, where it has been made already. seen: bytes of the run's events that are not shown.
     """
     if not as_json:
         output.say(f"run {run.path}")
     stopping = threading.Event()
-    offset = run.events.stat().st_size if run.events.exists() else 0
-    viewer = Viewer(run, as_json=as_json, from_offset=offset, stopping=stopping)
+    viewer = Viewer(run, as_json=as_json, from_offset=seen, stopping=stopping)
     viewer.start()
     try:
         finished = host(settings, run, threading.Event(), stopping, plan)

@@ -250,8 +250,10 @@ class Draft:
             branch = document.get(table) if table else document
             if isinstance(branch, Mapping) and name in branch:
                 left = {each: value for each, value in cast("Document", branch).items() if each != name}
-                if table:
+                if table and left:
                     document[table] = left
+                elif table:
+                    del document[table]
                 else:
                     document = left
         return document

@@ -8,7 +8,7 @@ from loratory.config.schema import Config
 from loratory.config.unbuilt import unbuilt_settings
 
 # `complaint` and the sentences about unbuilt settings name the setting first, or after the file they come from.
-_NAMED = re.compile(r"(?:^|: )([a-z_]+(?:\.[A-Za-z_]+)?)(?=\[| = |: )")
+_NAMED = re.compile(r"(?:^|: )([a-z_]+(?:\.[a-z0-9_]+)?)(?=\[| = |: )")
 
 
 class Problem(NamedTuple):

@@ -126,8 +126,10 @@ def default(key: str, table: Mapping[str, Any]) -> Any:
     if field.default_factory is None:
         return None if field.is_required() else plain(key, field.get_default())
     prefix = key.rpartition(".")[0]
-    fitting = {name: value for name, value in table.items() if not refusal(f"{prefix}.{name}", value)}
-    return plain(key, field.get_default(call_default_factory=True, validated_data=fitting))
+    others = TABLES[prefix].model_fields
+    settled = {name: other.get_default() for name, other in others.items() if other.default_factory is None}
+    settled |= {name: value for name, value in table.items() if not refusal(f"{prefix}.{name}", value)}
+    return plain(key, field.get_default(call_default_factory=True, validated_data=settled))
 
 
 def _is_list(field: FieldInfo) -> bool:

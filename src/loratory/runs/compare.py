@@ -5,18 +5,19 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from loratory.config.fields import FIELDS, holds_path
 from loratory.config.schema import SubsetSettings
 from loratory.config.toml_files import read_toml
 from loratory.runs.events import Saved, Step, decode
 from loratory.runs.progress import Progress
-from loratory.runs.store import EventReader, Liveness, RunDirectory, RunRecord, liveness
+from loratory.runs.store import EventReader, Liveness, RunDirectory, RunRecord, Status, liveness
 
 # What a run is called and where it lies says least about why it came out as it did.
 _NAMES = frozenset({"preset", "from_preset", "output.output_name"})
 _TAIL_BYTES = 64_000
+_LATEST_S = 1e11  # what a clock can tell in every place
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,13 @@ def settings_diff(a: RunDirectory, b: RunDirectory) -> list[Difference]:
 
 def glance(run: RunDirectory, *, with_loss: bool = True) -> Glance:
     """How a run stands; costs two small reads however long the run is, one `with_loss` false."""
-    record = run.read_record()
+    record = _sound_record(run)
     return Glance(run, liveness(record), record, _newest_loss(run.events) if with_loss else None)
 
 
 def summary(run: RunDirectory) -> Summary:
     """Reads all events of a run: about a second for ten thousand steps."""
-    record = run.read_record()
+    record = _sound_record(run)
     progress = Progress()
     epochs: dict[int, list[float]] = {}
     saved: Saved | None = None
@@ -151,6 +152,19 @@ def loss_series(run: RunDirectory, most: int = 1000) -> LossSeries:
     spans = progress.smoothed.between(1, max(1, progress.step), most)
     raw = progress.losses.between(1, max(1, progress.step), most)
     return LossSeries(run.name, spans.last.tolist(), spans.mean.tolist(), raw.first[raw.broken > 0].tolist())
+
+
+def _sound_record(run: RunDirectory) -> RunRecord | None:
+    """The record, None for one whose values are not what they should be: a list shows whatever lies in a folder."""
+    try:
+        record = run.read_record()
+    except AttributeError:
+        return None
+    if record is None or record.status not in get_args(Status):
+        return None
+    times: tuple[Any, ...] = (record.started_s, record.heartbeat_s, record.step, record.total_steps)
+    sound = all(isinstance(value, int | float) and 0 <= value < _LATEST_S for value in times)
+    return record if sound and isinstance(record.message, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
 
 
 def _settings(prefix: str, value: Any) -> list[tuple[str, Any]]:

@@ -47,20 +47,11 @@ def host(
     plan: that of `config`, where it has been made already. Sets `hung_up` on SIGHUP, and `stopping` when a signal asks
     for a stop; signals are heard in the main thread only. Whatever happens is recorded in the run before it is raised:
     LoratoryError for what a person can act on, any other exception for a defect, with its traceback in log.txt. What
-    the engine held, on the graphics card too, is free when this returns or raises.
+    the engine held, on the graphics card too, is free when the last event is written.
     """
-    try:
-        return _host(config, run, hung_up, stopping or threading.Event(), plan)
-    finally:
-        _free_memory()
-
-
-def _host(
-    config: Config, run: RunDirectory, hung_up: threading.Event, stopping: threading.Event, plan: "Plan | None"
-) -> Finished:
     control = Control(run.control)
     expected = is_expected(run.read_record())
-    signals = _signals(control, run.log, hung_up, stopping)
+    signals = _signals(control, run.log, hung_up, stopping or threading.Event())
     with Recorder(run, control) as recorder, Beat(recorder), _logging_to(run.log), signals:
         if not expected:  # else what waits was meant for this process
             control.discard()
@@ -79,6 +70,7 @@ def _host(
             if problem is not error:
                 _append(run.log, traceback.format_exc())
             _release(error)
+            _free_memory()
             with suppress(OSError):  # the disk, or what it is connected by, has failed altogether
                 message = problem.message if problem else f"{type(error).__name__}: {error}"
                 hint = problem.hint if problem else f"The traceback is in {run.log}."
@@ -86,6 +78,7 @@ def _host(
             if problem is None:
                 raise
             raise problem from error
+        _free_memory()
         recorder.write(finished)
     return finished
 

@@ -33,6 +33,7 @@ from loratory.runs.events import (
     Weights,
 )
 from loratory.runs.series import NEWEST, Series
+from loratory.runs.sound import is_sound
 
 _SMOOTHING = 0.95
 _PACE_STEPS = 50
@@ -219,6 +220,8 @@ class Progress:
     def _add(self, timed: Timed) -> None:
         if not 0 <= getattr(timed.event, "step", 0) < _MOST_STEPS:
             return
+        if not isinstance(timed.event, Step) and not is_sound(timed.event):
+            return  # of a step, the hundred thousandth is looked at no longer than it has to be
         self.last_s = timed.time_s
         match timed.event:
             case Step() as step:

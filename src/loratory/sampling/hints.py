@@ -16,7 +16,9 @@ _SAME_DISTANCE = 0.03
 # the end of the scale.
 _MUCH_COLOUR = 1.4
 _LITTLE_COLOUR = 0.6
-_BURNT_SHARE = 0.05
+_BURNT_SHARE = 0.1
+# A pixel with all channels so near one end is white or black, as many backgrounds are, and not burnt.
+_PLAIN_LEVELS = 24
 # Below this there is next to no colour, and a ratio says nothing.
 _LEAST_CHROMA = 0.02
 
@@ -26,8 +28,8 @@ class Look:
     """A picture beside the base model's.
 
     distance: root mean square difference of their pixels, 0 to 1. chroma: mean over the pixels of the largest channel
-    less the smallest, 0 to 1. clipped: share of the pixels with a channel at the end of its range. Both also of the
-    base model's picture.
+    less the smallest, 0 to 1. clipped: share of the pixels, but white and black ones, with a channel at the end of its
+    range. Both also of the base model's picture.
     """
 
     distance: float
@@ -59,7 +61,9 @@ def _chroma(pixels: "np.ndarray[Any, Any]") -> float:
 
 
 def _clipped(pixels: "np.ndarray[Any, Any]") -> float:
-    return float(np.mean(((pixels <= 0) | (pixels >= 255)).any(axis=2)))
+    at_end = ((pixels <= 0) | (pixels >= 255)).any(axis=2)
+    is_plain = (pixels.min(axis=2) >= 255 - _PLAIN_LEVELS) | (pixels.max(axis=2) <= _PLAIN_LEVELS)
+    return float(np.mean(at_end & ~is_plain))
 
 
 def remark(look: Look) -> str:

@@ -9,7 +9,7 @@ from loratory.adapters.base_weights import merge_base_weights
 from loratory.adapters.files import read_adapter
 from loratory.adapters.lora import Adapter, inject
 from loratory.adapters.network_weights import sizes_from_weights
-from loratory.config.schema import Config
+from loratory.config.schema import Config, NetworkSettings
 from loratory.errors import FAILED, LoratoryError
 from loratory.models.detect import ModelInfo
 from loratory.models.load import load_base_model
@@ -33,8 +33,15 @@ class Painter:
                 self._base.text_encoders,
                 info.family,
             )
-        self._adapter: Adapter | None = None
+        self._injected: Adapter | None = None
         self._file: Path | None = None
+
+    @property
+    def adapter(self) -> Adapter:
+        """The network of the config in the base model: put in when it is first wanted, without effect as yet."""
+        if self._injected is None:
+            self._injected = self._inject(self._config.network)
+        return self._injected
 
     def draw(self, file: Path | None, strength: float, prompt: Prompt) -> Image.Image:
         """A picture with the adapter of `file`, its effect scaled by `strength`; without any where `file` is None.
@@ -42,37 +49,37 @@ class Painter:
         Raises LoratoryError for a file that holds another network than the config's, and where memory runs out.
         """
         if file is not None:
-            self._adapter = self._with(file)
-            self._adapter.multiplier = strength
-        if self._adapter is None or file is not None:
+            self._load(file)
+            self.adapter.multiplier = strength
             return self._draw(prompt)
-        with self._adapter.disabled():
+        if self._injected is None:
+            return self._draw(prompt)
+        with self._injected.disabled():
             return self._draw(prompt)
 
-    def _with(self, file: Path) -> Adapter:
+    def _load(self, file: Path) -> None:
+        if file == self._file:
+            return
+        network = self._config.network
+        if self._injected is None and network.dim_from_weights:
+            # All files of a run hold the same network. The one its ranks came from may be gone by now.
+            self._injected = self._inject(network.model_copy(update={"network_weights": file}))
+        self.adapter.load_kohya_state_dict(read_adapter(file).state_dict)
+        self._file = file
+
+    def _inject(self, network: NetworkSettings) -> Adapter:
         config, base = self._config, self._base
-        adapter = self._adapter
-        if adapter is None:
-            # All files of a run hold the same network. Where its ranks came from a file that may be gone by now, they
-            # are read from this one.
-            network = config.network
-            if network.dim_from_weights:
-                network = network.model_copy(update={"network_weights": file})
-            rates = config.text_encoder_rates(len(base.text_encoders))
-            adapter = inject(
-                base.unet,
-                base.text_encoders,
-                base.info.family,
-                config.network,
-                seed=0,
-                train_unet=config.trains_unet,
-                train_text_encoder=[rate > 0 for rate in rates],
-                sizes=sizes_from_weights(network, base.info.family),
-            )
-        if file != self._file:
-            adapter.load_kohya_state_dict(read_adapter(file).state_dict)
-            self._file = file
-        return adapter
+        rates = config.text_encoder_rates(len(base.text_encoders))
+        return inject(
+            base.unet,
+            base.text_encoders,
+            base.info.family,
+            network,
+            seed=0,
+            train_unet=config.trains_unet,
+            train_text_encoder=[rate > 0 for rate in rates],
+            sizes=sizes_from_weights(network, base.info.family),
+        )
 
     def _draw(self, prompt: Prompt) -> Image.Image:
         config = self._config

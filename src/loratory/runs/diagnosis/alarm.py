@@ -11,13 +11,18 @@ Severity = Literal["note", "warning", "error"]
 
 @dataclass(frozen=True)
 class Told:
-    """What a rule has found. since: the last step at which nothing was wrong yet, where that is not just now."""
+    """What a rule has found.
+
+    since: the last step at which nothing was wrong yet, where that is not just now. factor: by which the whole loss has
+    changed to a level that is usual from now on.
+    """
 
     rule: str
     severity: Severity
     sentence: str
     images: tuple[str, ...] = ()
     since: int | None = None
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)

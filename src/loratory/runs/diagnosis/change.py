@@ -35,8 +35,8 @@ _BEFORE_LOOKS, _BEFORE_STEPS, _BEFORE_STEPS_AT_MOST = 96, 40, 400
 _STANDARD_ERRORS = 6.0
 # One picture counts for no more than this factor: it has an alarm of its own.
 _FURTHEST = math.log(3.0)
-# So many visits of a picture are worth as much as the guess that it is like the others.
-_GUESS_WORTH = 3
+# How many visits the guess is worth that a picture is like the others, and over how many its mean goes back.
+_GUESS_WORTH, _MEMORY = 3, 30
 _PICTURES_TOLD = 8
 # Where it began is known to a few steps; this many before, all was well.
 _SURELY_BEFORE = 10
@@ -72,19 +72,25 @@ class _Sums:
         for sums in (self.steps, self.looks, self.excess, self.rates):
             del sums[: len(sums) - keep - 1]
 
+    def forget_beyond(self, step: int) -> None:
+        kept = max(bisect_right(self.steps, step), 1)
+        for sums in (self.steps, self.looks, self.excess, self.rates):
+            del sums[kept:]
+
 
 class SuddenChange:
     """Compares after each step, and begins anew after an alarm: the new level is then what is steady."""
 
     def __init__(self) -> None:
         self._sums = _Sums()
-        self._usual: dict[str, tuple[float, int]] = {}  # sum of a picture's excesses, and its visits
+        self._usual: dict[str, tuple[float, int]] = {}  # a picture's mean excess, and its visits
         self._newest: deque[tuple[int, float, str]] = deque(maxlen=256)
 
     def add(self, seen: Seen) -> Iterator[Told]:
         if isinstance(seen.event, Started):
-            self._sums = _Sums()
-            self._newest.clear()
+            self._sums.forget_beyond(seen.event.from_step)
+            kept = [entry for entry in self._newest if entry[0] <= seen.event.from_step]
+            self._newest = deque(kept, maxlen=self._newest.maxlen)
         if not isinstance(seen.event, Step) or not seen.looks:
             return
         own = [self._beyond_usual(look) for look in seen.looks]
@@ -101,9 +107,11 @@ class SuddenChange:
                 return
 
     def _beyond_usual(self, look: Look) -> float:
-        total, visits = self._usual.get(look.image, (0.0, 0))
-        self._usual[look.image] = (total + look.excess, visits + 1)
-        return min(max(look.excess - total / (visits + _GUESS_WORTH), -_FURTHEST), _FURTHEST)
+        usual, visits = self._usual.get(look.image, (0.0, 0))
+        beyond = min(max(look.excess - usual, -_FURTHEST), _FURTHEST)
+        # Begins at 0, the guess that it is like the others, which is worth a few visits.
+        self._usual[look.image] = (usual + beyond / min(visits + 1 + _GUESS_WORTH, _MEMORY), visits + 1)
+        return beyond
 
     def _change(self, window: _Window, start: int, deviation: float) -> float:
         """By how much the logarithm of the loss has changed since `start`; 0 where that is not worth an alarm."""
@@ -144,6 +152,7 @@ class SuddenChange:
             "or the adapter begins to overtrain: compare samples of before and after, and prefer an older file.",
             images,
             since=step - 1,
+            factor=factor,
         )
 
 

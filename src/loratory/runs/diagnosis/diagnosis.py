@@ -61,7 +61,10 @@ class Diagnosis:
                 pass
         looks = tuple(self._looks(event)) if isinstance(event, Step) else ()
         seen = Seen(event, looks, self.norm.deviation, self.norm.level if isinstance(event, Validated) else 0.0)
-        new = [self._alarm(timed.time_s, told) for rule in self._rules for told in rule.add(seen)]
+        found = [told for rule in self._rules for told in rule.add(seen)]
+        for told in found:
+            self.norm.move(told.factor)
+        new = [self._alarm(timed.time_s, told) for told in found]
         if isinstance(event, NotANumber):  # it says what its step said, and more
             self.alarms = [alarm for alarm in self.alarms if (alarm.rule, alarm.step) != ("nan", event.step)]
         self.alarms += new

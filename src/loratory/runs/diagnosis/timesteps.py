@@ -77,6 +77,10 @@ class TimestepNorm:
         self._count += 1
         return _exp(surprise - taken * (spread - 1) / spread)
 
+    def move(self, factor: float) -> None:
+        """Takes `factor` times the usual loss for usual from now on, at all timesteps."""
+        self._mean += math.log(factor)
+
     def expected(self, timestep: int) -> float:
         """The usual loss at a timestep; 1 before anything was learned."""
         return _exp(self._expected_log(*_place(timestep)))

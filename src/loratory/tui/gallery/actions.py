@@ -20,7 +20,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("thumbnails", ("t",), "all steps of this prompt on one sheet", LOOK, short="sheet"),
     Action("list", ("v",), "a list instead of pictures", LOOK),
     Action("full", ("f",), "the picture over the whole screen", LOOK),
-    Action("settings", ("i",), "what the picture was drawn with", LOOK, short="settings"),
+    Action("settings", ("i",), "what the picture was drawn with", LOOK),
     Action("path", ("o",), "where the picture lies", LOOK),
     Action("plain", ("escape",), "back to the one picture", LOOK),
     Action("sample", ("g",), "draw a sample now, with this prompt edited", RUN, short="sample"),

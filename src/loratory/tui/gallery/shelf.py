@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loratory.runs.events import Sampled, Started, Timed, decode
@@ -49,7 +49,8 @@ class Shelf:
 
     @property
     def rows(self) -> list[Row]:
-        return list(self._rows.values())
+        """As they are now; what is added later does not change them."""
+        return [replace(row) for row in self._rows.values()]
 
     def add(self, timed: Timed) -> None:
         match timed.event:

@@ -41,7 +41,7 @@ class Difference:
         from PIL import ImageChops
 
         ours, theirs = _pair(self.first, self.second)
-        return ImageChops.difference(ours, theirs).point(lambda value: min(255, value * ENLARGED))
+        return ImageChops.difference(ours, theirs).point([min(255, value * ENLARGED) for value in range(256)] * 3)
 
 
 def psnr_db(first: Path, second: Path) -> float:
@@ -138,6 +138,6 @@ def settings_of(path: Path) -> dict[str, str]:
 
     try:
         with Image.open(path) as picture:
-            return {key: value for key, value in picture.info.items() if isinstance(value, str)}
+            return {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
     except (OSError, ValueError, SyntaxError) as error:
         raise LoratoryError(f"{path} cannot be read: {error}.") from error

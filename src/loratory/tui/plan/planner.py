@@ -13,7 +13,9 @@ from typing import Any, cast
 
 from loratory.paths import cache_dir
 
-_COMMAND = (sys.executable, "-P", "-m", "loratory.training.plan_server")
+COMMAND = (sys.executable, "-P", "-m", "loratory.training.plan_server")
+"""Starts the process; -P: a file named like a module, in the folder we are in, is not that module."""
+
 _ORDERLY_END_S = 1.0
 _STARTING, _READING, _TRYING = "starting the planner", "reading pictures and model", "loading the model"
 
@@ -155,7 +157,7 @@ class Planner:
             log_file().parent.mkdir(parents=True, exist_ok=True)
             with log_file().open("w", encoding="utf-8") as log:
                 process = subprocess.Popen(
-                    _COMMAND,
+                    COMMAND,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,

@@ -71,6 +71,11 @@ class Body(Vertical):
     def has_chart(self) -> bool:
         return self._view == "chart" or (self._view == "overview" and (self._is_roomy or self.has_class("-tall")))
 
+    @property
+    def measures(self) -> tuple[Size, ...]:
+        """How large the parts are for which lines are made to measure."""
+        return tuple(self.query_one(f"#run-{name}").size for name in ("main", "left", "chart", "side"))
+
     def move(self, by: int) -> None:
         self._cursors[self._view] = max(0, self._cursors.get(self._view, 0) + by)
 
@@ -124,9 +129,7 @@ class Body(Vertical):
         if not self.has_chart:
             return
         chart = self.query_one(Chart)
-        width = chart.size.width
-        if not width:
-            return  # it has just been given a place
+        width = chart.size.width or self.size.width  # it may have been given a place just now
         left, right = caption(state, situation.progress)
         room = max(0, width - len(right) - 1)
         shown = fitted(f" {left}", room, self._glyphs.ellipsis)

@@ -71,15 +71,18 @@ def changed_cells(old: Strip, new: Strip, width: int) -> list[tuple[int, int]]:
     """The stretches of cells in which two lines of `width` cells differ, as (first, after the last)."""
     if old == new:
         return []
+    before, after = _cells(old), _cells(new)
+    if len(before) != len(after):
+        return [(0, width)]
     stretches: list[tuple[int, int]] = []
-    for at, (a, b) in enumerate(zip(_cells(old), _cells(new), strict=False)):
+    for at, (a, b) in enumerate(zip(before, after, strict=True)):
         if a == b:
             continue
         if stretches and at - stretches[-1][1] < _NEAR:
             stretches[-1] = (stretches[-1][0], at + 1)
         else:
             stretches.append((at, at + 1))
-    return stretches or [(0, width)]
+    return stretches
 
 
 def _cells(strip: Strip) -> list[tuple[str, object]]:

@@ -118,7 +118,8 @@ class RunScreen(Pane):
         if self.follower is None or not self.is_current:
             return
         self.verbs_of_run.tick()
-        version = (self.follower.version, *(other.version for other in self.others))
+        versions = (self.follower.version, *(other.version for other in self.others))
+        version = (versions, self.query_one(Body).measures)
         if version == self._drawn_version:
             return
         self._ticks += 1
@@ -229,7 +230,12 @@ class RunScreen(Pane):
         """All runs: one to be shown instead, or several to be laid over this one."""
         from loratory.tui.run.runs_list import RunsScreen  # not for the first paint
 
-        self.app.push_screen(RunsScreen(self.panes, self.glyphs))
+        def chosen(runs: list[RunDirectory] | None) -> None:
+            if runs is not None:
+                self.overlay(runs)
+                self.look_at("chart")
+
+        self.app.push_screen(RunsScreen(self.panes, self.glyphs), chosen)
 
     @property
     def row(self) -> str | Sampled | None:

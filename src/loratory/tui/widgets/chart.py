@@ -30,10 +30,10 @@ class Chart(Widget):
     Chart > .chart--mark { color: $text-error; text-style: bold; }
     Chart > .chart--run-1 { color: $text-accent; }
     Chart > .chart--run-2 { color: $text-success; }
-    Chart > .chart--run-3 { color: $text-warning; }
-    Chart > .chart--run-4 { color: $text-primary; }
-    Chart > .chart--run-5 { color: $text-error; }
-    Chart > .chart--run-6 { color: $foreground; }
+    Chart > .chart--run-3 { color: $text-primary; }
+    Chart > .chart--run-4 { color: $text-error; }
+    Chart > .chart--run-5 { color: $foreground; }
+    Chart > .chart--run-6 { color: $foreground-muted; }
     """
 
     def __init__(self, glyphs: Glyphs, *, id: str | None = None, classes: str | None = None) -> None:
