@@ -101,6 +101,7 @@ def faulty() -> Iterator[Trial]:
         yield trial("nan-weight", "nan")
         yield trial("rate-0", "not-learning", steps=80)
         yield trial("text-encoder-rate-0", "not-learning", steps=80)
+        # Foreign captions hardly move the loss of pictures that are learned already: this one is expected to be missed.
         yield trial("captions-swapped", "sudden-change")
         yield trial("pictures-swapped", "sudden-change")
 

@@ -6,7 +6,9 @@
 
 paint   seconds from the start of the process to the first screen of a run, a dataset and a config. Goal 0.5.
 keys    milliseconds from a key to the end of what it draws (a chart of another quantity), while torch is imported and
-        the engine built, and while it trains. Goal: 50 at the 95th percentile, and no answer later than 100.
+        the engine built, and while it trains. Goal: 50 at the 95th percentile, and no answer later than 100. In
+        brackets: of it the processor time of the thread that draws, and without the time in which that thread was ready
+        and other programs had the processor.
 bytes   bytes a second that a training run's screen sends to its terminal while nobody types. Goal: 10 kB at 120x40.
 cost    seconds a step beside the open dashboard against `loratory train` without a terminal, in turn, so that a slow
         minute of the machine slows both; and the processor time a step, which other programs disturb less. Goal: 1.02.
@@ -107,13 +109,24 @@ class Screen:
         os.write(self._terminal, keys.encode())
         return now_s
 
-    def answer_ms(self, keys: str, text: str) -> float:
-        """Milliseconds from pressing `keys` until `text` and what is drawn with it has come."""
+    def answer(self, keys: str, text: str) -> "Answer":
+        """How long it takes from pressing `keys` until `text` and what is drawn with it has come."""
+        cpu_before, robbed_before = self._scheduled_ms()
         pressed_s = self.press(keys)
         drawn_s = self.wait_for(text, pressed_s)
         while time.perf_counter() - self.last_s < _SILENCE_S:
             time.sleep(_SILENCE_S / 4)
-        return 1000 * (max(drawn_s, min(self.last_s, drawn_s + 2 * _SILENCE_S)) - pressed_s)
+        cpu, robbed = self._scheduled_ms()
+        drawn_s = max(drawn_s, min(self.last_s, drawn_s + 2 * _SILENCE_S))
+        return Answer(1000 * (drawn_s - pressed_s), cpu - cpu_before, robbed - robbed_before)
+
+    def _scheduled_ms(self) -> tuple[float, float]:
+        """How long the program's first thread has computed, and has been ready to while the processors were taken."""
+        try:
+            computed, waited, _ = Path(f"/proc/{self.pid}/schedstat").read_text().split()
+        except OSError:
+            return 0.0, 0.0
+        return int(computed) / 1e6, int(waited) / 1e6
 
     def close(self) -> None:
         """Ends the program, whatever it is doing."""
@@ -122,6 +135,15 @@ class Screen:
         os.waitpid(self.pid, 0)
         self._reader.join()
         os.close(self._terminal)
+
+
+class Answer(NamedTuple):
+    """Milliseconds from a key to the end of its answer. cpu_ms: of the thread that draws; robbed_ms: it had to wait for
+    a processor."""
+
+    ms: float
+    cpu_ms: float
+    robbed_ms: float
 
 
 class Set:
@@ -200,15 +222,15 @@ def measure_keys(material: Set, options: argparse.Namespace) -> None:
     screen.wait_for(run.name)
     wait_quiet(screen)
     turn = Subjects(screen)
-    idle = [turn.next_ms() for _ in range(options.presses // 2)]
+    idle = [turn.next() for _ in range(options.presses // 2)]
     report_keys("before the start", idle)
     begin(screen)
-    loading: list[float] = []
+    loading: list[Answer] = []
     while not has(run, Step):
-        loading.append(turn.next_ms())
+        loading.append(turn.next())
     report_keys("while the engine loads", loading)
     wait_until(lambda: len(steps_of(run)) > _SETTLING_STEPS)
-    report_keys("while it trains", [turn.next_ms() for _ in range(options.presses)])
+    report_keys("while it trains", [turn.next() for _ in range(options.presses)])
     screen.close()
 
 
@@ -218,20 +240,25 @@ class Subjects:
     def __init__(self, screen: Screen) -> None:
         self._screen, self._shown = screen, 0
 
-    def next_ms(self) -> float:
+    def next(self) -> Answer:
         self._shown = (self._shown + 1) % len(SUBJECTS)
         title = SUBJECTS[self._shown].title.split(",")[0]
-        taken_ms = self._screen.answer_ms("v", title)
+        answer = self._screen.answer("v", title)
         time.sleep(0.03)  # nobody types faster, and the next answer is to be told from this one
-        return taken_ms
+        return answer
 
 
-def report_keys(name: str, taken_ms: Sequence[float]) -> None:
-    if taken_ms:
-        print(
-            f"keys, {name:<24} median {median(taken_ms):5.1f} ms   p95 {percentile(taken_ms):6.1f} ms   "
-            f"longest {max(taken_ms):6.1f} ms   ({len(taken_ms)} keys)"
-        )
+def report_keys(name: str, answers: Sequence[Answer]) -> None:
+    if not answers:
+        return
+    taken, own = [answer.ms for answer in answers], [answer.ms - answer.robbed_ms for answer in answers]
+    print(
+        f"keys, {name:<24} median {median(taken):6.1f} ms   p95 {percentile(taken):6.1f}   longest {max(taken):6.1f}   "
+        f"({len(answers)} keys)\n"
+        f"{'':<30} [processor {median(answer.cpu_ms for answer in answers):.1f} ms; without what others took: "
+        f"median {median(own):.1f}   p95 {percentile(own):.1f}   longest {max(own):.1f}]",
+        flush=True,
+    )
 
 
 def wait_quiet(screen: Screen, silence_s: float = 0.7) -> None:
@@ -262,7 +289,10 @@ def measure_bytes(material: Set, options: argparse.Namespace) -> None:
         taken_s = time.perf_counter() - began_s
         rate = (screen.count - before) / taken_s / 1000
         pace = (len(steps_of(run)) - first) / taken_s
-        print(f"bytes, {size[0]}x{size[1]:<4} {rate:6.2f} kB/s at {pace:.1f} steps a second   goal 10 kB/s at 120x40")
+        print(
+            f"bytes, {size[0]}x{size[1]:<4} {rate:6.2f} kB/s at {pace:.1f} steps a second   goal 10 kB/s at 120x40",
+            flush=True,
+        )
         screen.close()
 
 

@@ -214,7 +214,7 @@ def test_wrong_words_on_the_command_line(loratory: Call, project: Path) -> None:
         ("train", "config.toml", "--frobnicate"): "No such option",
         ("train",): "Give a CONFIG, or --resume RUN",
         ("train", "config.toml", "--resume", run.name): "Give a CONFIG, or --resume RUN",
-        ("train", "--resume", run.name, "--set", "seed=1"): "--set needs a new run",
+        ("train", "--resume", run.name, "--set", "seed=1"): "could be training.seed or sample.seed",
         ("train", "config.toml", "--detach", "--json"): "--detach returns at once",
         ("plan",): "Missing argument 'CONFIG'",
         ("runs", "list", "elsewhere"): "elsewhere is not there",

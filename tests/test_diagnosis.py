@@ -182,6 +182,7 @@ def test_healthy_runs_are_quiet(name: str):
         ("noise-picture-batch1", "image-outlier", 1, 200),
         ("nan-weight-batch4", "nan", 106, 106),
         ("rate-0-batch4", "not-learning", 1, 20),
+        ("text-encoder-rate-0-batch4", "not-learning", 1, 20),
     ],
 )
 def test_planted_faults_are_found_once(name: str, rule: str, planted: int, noticed_by: int):
@@ -196,13 +197,14 @@ def test_a_change_names_its_step_the_rate_and_the_last_good_file():
     assert abs(began - 107) <= 5
     assert "rate of unet 9.0e-03, before 3.0e-04" in alarm.sentence
     assert alarm.last_good == "state/00000100.pt"
+    assert alarm.sentence.endswith("The newest state from before is 00000100.pt (step 100).")
     assert alarm.severity == "warning" and alarm.images
 
 
 def test_the_foreign_picture_is_named():
     alarm = judged(recorded("noise-picture-batch1"))[0]
     assert alarm.images == ("10_hrt/teal.webp",)
-    assert "teal.webp" in alarm.sentence
+    assert "teal.webp" in alarm.sentence and alarm.last_good == ""
 
 
 def test_the_same_events_in_pieces_give_the_same_alarms():
@@ -233,9 +235,8 @@ def test_a_steady_run_is_quiet():
 @pytest.mark.slow
 def test_fifty_long_steady_runs_give_hardly_an_alarm():
     alarms = [alarm for seed in range(50) for alarm in judged(list(made_up(10_000, seed)))]
-    # Measured: see STEADY_ALARMS; a pictures that stands out by chance is not far from one that does by nature.
-    assert rules(alarms).count("sudden-change") == 0
-    assert len(alarms) <= 5
+    # Measured: none. Two in half a million visits would still be few.
+    assert len(alarms) <= 2
 
 
 @pytest.mark.parametrize(("factor", "within"), [(3.0, 24), (1.7, 60), (0.4, 40)])

@@ -8,6 +8,7 @@ from loratory.cli import output
 from loratory.cli.runs import find_run
 from loratory.errors import FAILED
 from loratory.runs.store import ALIVE, RunDirectory, liveness
+from loratory.runs.way_back import gone
 
 
 @click.command()
@@ -41,10 +42,7 @@ def _follow(directory: RunDirectory, *, as_json: bool) -> int:
     viewer = Viewer(directory, as_json=as_json)
     viewer.follow(lambda: liveness(directory.read_record()) in ALIVE)
     if viewer.finished is None:
-        output.error(
-            f"{directory.path}: the process that trained it is gone without a word.",
-            f"`loratory train --resume {directory.path}` goes on from the last saved state.",
-        )
+        output.error(*gone(directory))
         return FAILED
     if viewer.finished.status == "failed":
         output.error(viewer.finished.message, viewer.finished.hint)

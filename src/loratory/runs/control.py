@@ -77,7 +77,7 @@ def _read(path: Path) -> Command | None:
         return None
     try:
         body: Any = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         body = None
     value: Any = body.get("value", "") if isinstance(body, dict) else ""
     return Command(name, value if isinstance(value, str) else "")

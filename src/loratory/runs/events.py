@@ -301,7 +301,7 @@ def decode(line: str) -> Timed | None:
         if kind is Hardware:
             known["cards"] = [Card(**card) for card in known.get("cards", [])]
         return Timed(time_s, kind(**known))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -100,9 +100,10 @@ class Series:
             rows = _joined(self._old, rows)
         inside = (rows.last >= first) & (rows.first <= last)
         rows = _Rows(*(column[inside] for column in rows))
-        if len(rows.first) > max(1, most):
-            begins, ends = rows.first[0], rows.last[-1]
-            rows = _merged(rows, np.floor((rows.first - begins) * max(1, most) / (ends - begins + 1)))
+        most = max(1, most)
+        if len(rows.first) > most:
+            # By the window rather than by what there is: a stretch stays what it was while steps are added.
+            rows = _merged(rows, np.floor((np.maximum(rows.first, first) - first) * most / (last - first + 1)))
         known = rows.known > 0
         with np.errstate(all="ignore"):
             mean = np.where(known, rows.total / np.maximum(rows.known, 1), np.nan)

@@ -13,8 +13,8 @@ Severity = Literal["note", "warning", "error"]
 class Told:
     """What a rule has found.
 
-    since: the last step at which nothing was wrong yet, where that is not just now. factor: by which the whole loss has
-    changed to a level that is usual from now on.
+    since: the last step at which nothing was wrong yet, where a file of then is of use. factor: by which the whole loss
+    has changed, to a level that is usual from now on.
     """
 
     rule: str
@@ -30,8 +30,8 @@ class Alarm:
     """Something about a run that a person should look at, told once.
 
     step, time_s: when it was noticed. rule: stable id. sentence: what, where and what to do. images: the pictures it is
-    about, as events name them. last_good: path of the newest adapter file or state from before it began, as its event
-    names it, "" if there is none; old states are removed as a run goes on, so the file may be gone.
+    about, as events name them. last_good: where that is of use, path of the newest adapter file or state from before it
+    began, as its event names it, else ""; old ones are removed as a run goes on, so the file may be gone.
     """
 
     step: int

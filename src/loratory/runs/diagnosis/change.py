@@ -130,8 +130,7 @@ class SuddenChange:
         sums = self._sums
         first, end = max(start - _BEFORE_STEPS_AT_MOST, 0), len(sums)
         # The step from which on the two stretches differ most is where it began.
-        level = sums.mean(first, start)
-        middle = level + change / 2
+        middle = sums.mean(first, start) + change / 2
         beyond = [
             math.copysign(1, change) * (sums.excess[end] - sums.excess[i] - middle * (sums.looks[end] - sums.looks[i]))
             for i in range(first + 1, end)
@@ -139,17 +138,17 @@ class SuddenChange:
         began = first + 1 + max(range(len(beyond)), key=beyond.__getitem__)
         step = sums.steps[began + 1]
         factor = math.exp(sums.mean(began, end) - sums.mean(first, began))
-        new = sorted((entry for entry in self._newest if entry[0] >= step), key=lambda e: -math.copysign(e[1], e[1]))
-        if change < 0:
-            new.reverse()
-        images = tuple(dict.fromkeys(image for _, _, image in new))[:_PICTURES_TOLD]
+        since = [(excess, image) for of_step, excess, image in self._newest if of_step >= step]
+        furthest = sorted(since, reverse=change > 0)
+        images = tuple(dict.fromkeys(image for _, image in furthest))[:_PICTURES_TOLD]
+        pictures = f"; most so with {name_of(images[0])}" if images else ""
         rates = _spoken_rates(sums.rates[max(began - _SURELY_BEFORE, 1)], sums.rates[end])
         return Told(
             "sudden-change",
             "warning",
             f"From step {step} on the loss {'rose' if change > 0 else 'fell'} to {factor:.1f} times what it was in the "
-            f"{began - first} steps before ({rates}; most so with {name_of(images[0])}). Something went wrong there, "
-            "or the adapter begins to overtrain: compare samples of before and after, and prefer an older file.",
+            f"{began - first} steps before ({rates}{pictures}). Something went wrong there, "
+            "or the adapter begins to overtrain: compare samples of before and after.",
             images,
             since=step - 1,
             factor=factor,

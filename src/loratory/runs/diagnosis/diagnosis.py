@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from loratory.runs.diagnosis.alarm import Alarm, Told
+from loratory.runs.diagnosis.alarm import Alarm, Told, name_of
 from loratory.runs.diagnosis.broken import Broken
 from loratory.runs.diagnosis.change import SuddenChange
 from loratory.runs.diagnosis.learning import NotLearning
@@ -78,14 +78,19 @@ class Diagnosis:
                 yield Look(sample.image, math.log(normalised))
 
     def _alarm(self, time_s: float, told: Told) -> Alarm:
-        good = self._last_good(self._step if told.since is None else told.since, told.rule)
-        return Alarm(self._step, time_s, told.rule, told.severity, told.sentence, told.images, good)
+        sentence, path = told.sentence, ""
+        good = None if told.since is None else self._last_good(told.since, told.rule)
+        if good is not None:
+            path = good.path
+            what = "state" if isinstance(good, StateSaved) else "adapter"
+            sentence += f" The newest {what} from before is {name_of(path)} (step {good.step})."
+        return Alarm(self._step, time_s, told.rule, told.severity, sentence, told.images, path)
 
-    def _last_good(self, step: int, rule: str) -> str:
+    def _last_good(self, step: int, rule: str) -> Saved | StateSaved | None:
         """A run that broke is resumed from a state; of one that changed, an earlier adapter is what can be used."""
         before = [file for file in self._files if file.step <= step]
         wanted = [file for file in before if isinstance(file, StateSaved) == (rule == "nan")]
-        return (wanted or before)[-1].path if before else ""
+        return (wanted or before)[-1] if before else None
 
     def _forget_beyond(self, from_step: int) -> None:
         """Drops what was said of steps that were lost: they are trained again, and judged again."""

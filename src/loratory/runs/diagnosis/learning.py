@@ -56,7 +56,6 @@ class NotLearning:
                 f"The learning rate of {join([_spoken(part) for part in new])} has been 0 for {_STEPS_AT_ZERO} steps: "
                 + ("nothing is learned. " if everything else "that part learns nothing. ")
                 + "Set a rate above 0, or look at the schedule.",
-                since=step.step - _STEPS_AT_ZERO,
             )
 
     def _judge_gradient(self, step: Step) -> Iterator[Told]:
@@ -67,7 +66,6 @@ class NotLearning:
                 "error",
                 f"The gradient has been 0 for {_STEPS_AT_ZERO} steps, so that nothing is learned: the pictures are "
                 "masked away, the loss is weighted with 0, or fp16 rounds it to nothing (train in bf16).",
-                since=step.step - _STEPS_AT_ZERO,
             )
 
     def _judge_step_sizes(self, step: Step) -> Iterator[Told]:
@@ -84,7 +82,6 @@ class NotLearning:
                     "warning",
                     f"The optimizer has found no rate for {_spoken(part)} in {step.step} steps: its d is {size:.1e}, "
                     f"from {first:.1e} at the start. Raise d0 or d_coef, and leave its learning rate at 1.",
-                    since=step.step,
                 )
 
     def _judge_weights(self, weights: Weights) -> Iterator[Told]:
@@ -106,7 +103,6 @@ class NotLearning:
                     "warning",
                     f"What {_spoken(part)} adds to the model stands still: its weights {how} at step {weights.step}, "
                     f"at a rate of {rate:.1e}. The rate is too low, or its precision too coarse for such small steps.",
-                    since=weights.step,
                 )
 
     def _count(self, part: str, what: str, is_zero: bool) -> None:

@@ -105,4 +105,5 @@ class Lines(Widget):
         self.refresh()
 
     def render(self) -> Content:
-        return Content("\n").join(self._lines[self._top : self._top + max(1, self.size.height)])
+        shown = self._lines[self._top : self._top + max(1, self.size.height)]
+        return Content("\n").join([line.truncate(self.size.width) for line in shown])

@@ -16,7 +16,7 @@ from loratory.terminal.modes import Graphics
 from loratory.tui.run import facts, head, tables
 from loratory.tui.run.charts import ChartState, caption, chart_view
 from loratory.tui.run.head import Situation
-from loratory.tui.run.lines import Lines
+from loratory.tui.run.lines import Lines, SteadyChart
 from loratory.tui.text import Glyphs, fitted, plain
 from loratory.tui.widgets.chart import Chart
 from loratory.tui.widgets.preview import Preview
@@ -50,7 +50,7 @@ class Body(Vertical):
         with Horizontal(id="run-main"):
             with Vertical(id="run-left"):
                 yield Lines(id="run-caption")
-                yield Chart(self._glyphs, id="run-chart")
+                yield SteadyChart(self._glyphs, id="run-chart")
                 yield Lines(id="run-said")
                 yield Lines(id="run-lines")
                 yield Table(self._glyphs, id="run-table")

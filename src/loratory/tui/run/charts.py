@@ -14,7 +14,7 @@ from loratory.tui.widgets.chart import RUN_ROLES
 
 Zoom = Literal["whole run", "last epoch", "last 100 steps"]
 ZOOMS: tuple[Zoom, ...] = ("whole run", "last epoch", "last 100 steps")
-_ZOOMED_STEPS = 100
+_ZOOMED_STEPS, _JUMP = 100, 20
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,18 @@ def spoken(value: float) -> str:
 
 
 def window_of(progress: Progress, zoom: Zoom) -> tuple[int, int]:
-    """First and last step of a zoom."""
+    """First and last step of a zoom; it goes on in jumps, so that a chart stays where it is for many steps."""
     last = max(progress.step, 1)
     match zoom:
         case "whole run":
-            return 1, last
+            jump = 2 ** max(0, last.bit_length() - 4)
+            return 1, max(2, -(-last // jump) * jump)
         case "last epoch":
-            return progress.first_step_of_epoch, last
+            first = progress.first_step_of_epoch
+            return first, first + max(1, progress.started.steps_per_epoch if progress.started else last) - 1
         case "last 100 steps":
-            return max(1, last - _ZOOMED_STEPS + 1), last
+            first = max(0, last - _ZOOMED_STEPS) // _JUMP * _JUMP + 1
+            return first, first + _ZOOMED_STEPS + _JUMP - 1
 
 
 def chart_view(

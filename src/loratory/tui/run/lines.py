@@ -1,4 +1,4 @@
-"""Lines of text of which only the cells that changed are sent to the terminal."""
+"""Lines of text, and a chart, of which only the cells that changed are sent to the terminal."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,10 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.visual import Visual
 from textual.widget import Widget
+
+from loratory.terminal.chart import ChartView
+from loratory.tui.text import Glyphs
+from loratory.tui.widgets.chart import Chart
 
 # Between two changes on a line, so many unchanged cells are cheaper than the cursor's move to the second.
 _NEAR = 8
@@ -29,19 +33,10 @@ class Lines(Widget):
         return "\n".join(line.plain for line in self._shown)
 
     def show(self, lines: Sequence[Content]) -> None:
-        before, width = self._strips, self.size.width
+        before = self._strips
         self._shown = tuple(lines)
         self._draw()
-        if len(before) != len(self._strips):
-            self.refresh()
-            return
-        regions = [
-            Region(start, y, end - start, 1)
-            for y, (old, new) in enumerate(zip(before, self._strips, strict=True))
-            for start, end in changed_cells(old, new, width)
-        ]
-        if regions:
-            self.refresh(*regions)
+        _refresh_changed(self, before, self._strips)
 
     def on_resize(self) -> None:
         self._draw()
@@ -65,6 +60,36 @@ class Lines(Widget):
             for line in lines
             for strip in Visual.to_strips(self, line.truncate(width), width, 1, self.visual_style, pad=True)
         ]
+
+
+class SteadyChart(Chart):
+    """A chart that sends the cells that changed instead of whole lines: most of a curve stays as steps are added."""
+
+    def __init__(self, glyphs: Glyphs, *, id: str | None = None) -> None:
+        super().__init__(glyphs, id=id)
+        self._strips: list[Strip] = []
+
+    def show(self, view: ChartView) -> None:
+        before = self._strips
+        self._view = view
+        self._draw()
+        self._strips = [self.render_line(y) for y in range(self.size.height)]
+        _refresh_changed(self, before, self._strips)
+
+
+def _refresh_changed(widget: Widget, before: list[Strip], after: list[Strip]) -> None:
+    """Has those cells drawn again in which the lines of a widget differ."""
+    width = widget.size.width
+    if len(before) != len(after):
+        widget.refresh()
+        return
+    regions = [
+        Region(start, y, end - start, 1)
+        for y, (old, new) in enumerate(zip(before, after, strict=True))
+        for start, end in changed_cells(old, new, width)
+    ]
+    if regions:
+        widget.refresh(*regions)
 
 
 def changed_cells(old: Strip, new: Strip, width: int) -> list[tuple[int, int]]:
