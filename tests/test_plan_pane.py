@@ -203,7 +203,7 @@ class TestForm:
             await person.type("}", "[")
             assert pane.browsing.key == "model.family"
             await person.set("network.conv_dim", "4")
-            await person.type("g", "g", "i", "i")
+            await person.type("g", "g", "i")
             assert pane.browsing.key == "network.conv_dim" and '"locon" is meant' in pane.message
             await person.type("G")
             assert pane.browsing.key == [key for key in FIELDS][-1]

@@ -13,7 +13,7 @@ from rich.style import Style
 from rich.text import Text
 
 from loratory.cli import output
-from loratory.cli.runs import find_run
+from loratory.cli.find_run import find_run
 from loratory.config.load import load_config
 from loratory.config.schema import Config
 from loratory.errors import LoratoryError

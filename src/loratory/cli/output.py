@@ -13,7 +13,7 @@ from rich.text import Text
 # What stands in for our own punctuation where the terminal has only ASCII.
 _ASCII = str.maketrans(
     {"·": "-", "“": '"', "”": '"', "’": "'", "…": "...", "–": "-", "→": "->"}
-    | {"○": "o", "●": "*", "✓": "+", "✗": "x", "‖": "=", "\N{REPLACEMENT CHARACTER}": "?"}
+    | {"○": "o", "●": "*", "✓": "+", "✗": "x", "‖": "=", "■": "#", "\N{REPLACEMENT CHARACTER}": "?"}
 )
 
 

@@ -5,7 +5,7 @@ import os
 import click
 
 from loratory.cli import output
-from loratory.cli.runs import find_run
+from loratory.cli.find_run import find_run
 from loratory.errors import FAILED
 from loratory.runs.store import ALIVE, RunDirectory, liveness
 from loratory.runs.way_back import gone

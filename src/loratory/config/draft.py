@@ -122,34 +122,39 @@ class Draft:
             Difference(key, value, other[key]) for key, value in self._values.items() if not same(value, other[key])
         ]
 
-    @cached_property
+    @property
     def config(self) -> Config | None:
         """The configuration, None while something is wrong with it."""
-        try:
-            return resolve(self.document, self.place)
-        except LoratoryError:
-            return None
+        return self._resolved if isinstance(self._resolved, Config) else None
 
     @cached_property
     def problems(self) -> tuple[Problem, ...]:
         """Everything that keeps this from being trained, in the order of the settings."""
-        try:
-            config = resolve(self.document, self.place)
-        except LoratoryError as error:
-            found = problems_in(error.message, str(self.place))
-        else:
-            found = unbuilt_problems(config)
+        found = self._resolved
+        problems = problems_in(found, str(self.place)) if isinstance(found, str) else unbuilt_problems(found)
         order = {key: number for number, key in enumerate(FIELDS)}
-        return tuple(sorted(found, key=lambda problem: order.get(problem.key, -1)))
+        return tuple(sorted(problems, key=lambda problem: order.get(problem.key, -1)))
+
+    @cached_property
+    def _resolved(self) -> Config | str:
+        """The configuration, or what is wrong with it."""
+        try:
+            return resolve(self.document, self.place)
+        except LoratoryError as error:
+            return error.message
 
     def toml(self) -> str:
         """The file: `preset` and what differs from it. Comments and order of an opened file stay where they can."""
-        return rewritten(self.text, self.document)[0]
+        return self._written[0]
 
     @property
     def keeps_comments(self) -> bool:
         """Whether the comments and the order of the opened file are in `toml`."""
-        return rewritten(self.text, self.document)[1]
+        return self._written[1]
+
+    @cached_property
+    def _written(self) -> tuple[str, bool]:
+        return rewritten(self.text, self.document)
 
     @property
     def is_saved(self) -> bool:

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
@@ -124,12 +125,17 @@ def default(key: str, table: Mapping[str, Any]) -> Any:
     """The default of a setting as a plain value; table: the values of its table, which some follow."""
     field = FIELDS[key]
     if field.default_factory is None:
-        return None if field.is_required() else plain(key, field.get_default())
+        return _fixed_default(key)
     prefix = key.rpartition(".")[0]
     others = TABLES[prefix].model_fields
     settled = {name: other.get_default() for name, other in others.items() if other.default_factory is None}
     settled |= {name: value for name, value in table.items() if not refusal(f"{prefix}.{name}", value)}
     return plain(key, field.get_default(call_default_factory=True, validated_data=settled))
+
+
+@cache
+def _fixed_default(key: str) -> Any:
+    return None if FIELDS[key].is_required() else plain(key, FIELDS[key].get_default())
 
 
 def _is_list(field: FieldInfo) -> bool:

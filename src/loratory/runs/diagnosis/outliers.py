@@ -20,7 +20,7 @@ _HIGH, _IN_A_ROW, _TIMES, _SPREADS = math.log(1.5), 6, math.log(2.0), 5.0
 _CONCEPT_IMAGES, _LEAST_SPREAD = 5, 0.1
 # A mean follows the last so many visits.
 _MEMORY = 12
-# Of concepts and tags: judged every so many steps, from so many visits on.
+# Of concepts and tags: judged every so many visits at least, from so many visits on.
 _EVERY, _VISITS, _TAG_IMAGES = 25, 24, 3
 _CONCEPT_TIMES, _TAG_TIMES, _TAG_ERRORS = math.log(2.0), math.log(1.5), 4.0
 _TOLD_AT_MOST = 20
@@ -45,7 +45,7 @@ class Outliers:
         # What was told and at which step: pictures as they are named, concepts with a slash behind, tags before it.
         self._told: dict[str, int] = {}
         self._step = 0
-        self._steps = 0
+        self._unjudged = 0
 
     def add(self, seen: Seen) -> Iterator[Told]:
         if isinstance(seen.event, Started):
@@ -56,8 +56,10 @@ class Outliers:
         self._step = seen.event.step
         for look in seen.looks:
             yield from self._visit(look)
-        self._steps += 1
-        if self._steps % _EVERY == 0:
+        self._unjudged += len(seen.looks)
+        # As many visits as there are pictures, so that judging costs a visit the same in a set of any size.
+        if self._unjudged >= max(_EVERY, sum(len(records) for records in self._concepts.values())):
+            self._unjudged = 0
             self._centre = {
                 folder: median(record.mean for record in records.values()) for folder, records in self._concepts.items()
             }

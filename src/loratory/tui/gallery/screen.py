@@ -156,7 +156,9 @@ class GalleryScreen(Pane):
     def _deliver(self, work: Callable[[], object]) -> None:
         if not self._stopping.is_set():
             try:
-                self._own_loop.call_soon_threadsafe(lambda: None if self._stopping.is_set() else work())
+                # By way of the screen's own messages: outside of them Textual does not know its program, which a
+                # screen that is pushed asks for.
+                self._own_loop.call_soon_threadsafe(lambda: None if self._stopping.is_set() else self.call_later(work))
             except RuntimeError:  # the loop was closed meanwhile
                 return
 

@@ -27,6 +27,7 @@ class Planning:
         self._is_over = False
         self._answer: Answer | None = None
         self._measured: Answer | None = None
+        self.answers = 0  # so many were taken, of either kind
         self.waits_for = ""
         self.measures = ""
         self._planner = Planner(lambda a: self._deliver(lambda: self._planned(a)), self._note_waits)
@@ -97,6 +98,7 @@ class Planning:
 
     def _planned(self, answer: Answer) -> None:
         self._answer = answer
+        self.answers += 1
         self._changed()
 
     def _tried(self, answer: Answer) -> None:
@@ -104,6 +106,7 @@ class Planning:
             self._failed(f"{answer.error} {answer.hint}".strip())
             return
         self._measured = answer
+        self.answers += 1
         self._has_measured()
 
     def _note_waits(self, what: str) -> None:

@@ -72,7 +72,7 @@ def _exposure(plan: Mapping[str, Any], config: Config, width: int, glyphs: Glyph
     advised = STYLE_EXPOSURE if is_style else EXPOSURE
     folders = cast("list[dict[str, Any]]", plan["folders"])
     highest = max([advised * 1.5, *(folder["exposure"] for folder in folders)])
-    numbers = 31  # images, repeats, an epoch, exposure
+    numbers = 33  # images, repeats, an epoch, exposure
     bar_width = max(0, min(30, width - numbers - 14 - 2))
     name_width = max(8, width - numbers - bar_width - 3)
     head = f" {fitted('concept folder', name_width)}{'images':>7}{'repeats':>8}{'an epoch':>9}{'exposure':>9}"

@@ -66,6 +66,8 @@ class PlanScreen(Pane):
         self._asked_key: str | None = None
         self._findings: list[PlanFinding] = []
         self._cannot_keep = False
+        self._drawn_of: tuple[int, int] | None = None
+        self._drawn: list[Content] = []
         project = self.panes.project
         origin = str(project.dataset or "")
         try:
@@ -190,12 +192,18 @@ class PlanScreen(Pane):
 
     def _report(self, width: int) -> list[Content]:
         lines = [*finding_lines(self._findings, width), Content("")]
-        config = self.draft.config
-        if self.plan and config is not None:
-            return lines + plan_lines(self.plan, config, width, self.glyphs)
+        if self.plan:
+            return lines + self._plan_lines(width)
         if any(each.severity == "error" for each in self._findings):
             return [*lines, plain(" no plan while there is an error", "$foreground-muted")]
         return [*lines, plain(f" planning{self.glyphs.ellipsis} {self.planning.waits_for}", "$foreground-muted")]
+
+    def _plan_lines(self, width: int) -> list[Content]:
+        plan, config = self.plan, self.draft.config
+        of = (self.planning.answers, width)  # drawn once: keys that only move the cursor are many
+        if of != self._drawn_of and config is not None:
+            self._drawn_of, self._drawn = of, plan_lines(plan, config, width, self.glyphs)
+        return self._drawn
 
     def help_lines(self) -> list[str]:
         return list(_HELP.splitlines())

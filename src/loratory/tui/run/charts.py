@@ -89,7 +89,7 @@ def window_of(progress: Progress, zoom: Zoom) -> tuple[int, int]:
     last = max(progress.step, 1)
     match zoom:
         case "whole run":
-            jump = 2 ** max(0, last.bit_length() - 4)
+            jump = 2 ** max(0, last.bit_length() - 3)
             return 1, max(2, -(-last // jump) * jump)
         case "last epoch":
             first = progress.first_step_of_epoch

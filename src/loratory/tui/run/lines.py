@@ -15,6 +15,7 @@ from loratory.tui.widgets.chart import Chart
 
 # Between two changes on a line, so many unchanged cells are cheaper than the cursor's move to the second.
 _NEAR = 8
+_COMPONENTS = Chart.COMPONENT_CLASSES
 
 
 class Lines(Widget):
@@ -26,6 +27,7 @@ class Lines(Widget):
         super().__init__(id=id, classes=classes)
         self._shown: tuple[Content, ...] = ()
         self._strips: list[Strip] = []
+        self._drawn: dict[tuple[object, ...], Strip] = {}  # what was drawn last time costs nothing
 
     @property
     def text(self) -> str:
@@ -44,6 +46,7 @@ class Lines(Widget):
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
+        self._drawn = {}
         self._draw()
 
     def render_line(self, y: int) -> Strip:
@@ -52,14 +55,19 @@ class Lines(Widget):
     def _draw(self) -> None:
         width, height = self.size
         if not self.is_mounted or width < 1 or height < 1:
-            self._strips = []
+            self._strips, self._drawn = [], {}
             return
-        lines = [*self._shown[:height], *[Content("")] * (height - len(self._shown))]
-        self._strips = [
-            strip.adjust_cell_length(width, self.rich_style)
-            for line in lines
-            for strip in Visual.to_strips(self, line.truncate(width), width, 1, self.visual_style, pad=True)
-        ]
+        ground, style = self.rich_style, self.visual_style
+        before, self._drawn = self._drawn, {}
+        self._strips = []
+        for line in [*self._shown[:height], *[Content("")] * (height - len(self._shown))]:
+            key = (line.plain, tuple(line.spans), width)
+            strip = before.get(key)
+            if strip is None:
+                (drawn,) = Visual.to_strips(self, line.truncate(width), width, 1, style, pad=True)
+                strip = drawn.adjust_cell_length(width, ground)
+            self._drawn[key] = strip
+            self._strips.append(strip)
 
 
 class SteadyChart(Chart):
@@ -73,8 +81,32 @@ class SteadyChart(Chart):
         before = self._strips
         self._view = view
         self._draw()
-        self._strips = [self.render_line(y) for y in range(self.size.height)]
+        self._paint()
         _refresh_changed(self, before, self._strips)
+
+    def on_resize(self) -> None:
+        super().on_resize()
+        self._paint()
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._paint()
+
+    def render_line(self, y: int) -> Strip:
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
+
+    def _paint(self) -> None:
+        if not self.is_mounted:
+            return
+        # Looked up once a chart: a curve over another one changes its style with every few cells.
+        ground, width = self.rich_style, self.size.width
+        roles = {role for line in self._drawn for _, role in line}
+        names = {role: f"chart--{role}" for role in roles}
+        known = {role: self.get_component_rich_style(name) for role, name in names.items() if name in _COMPONENTS}
+        self._strips = [
+            Strip([Segment(text, known.get(role, ground)) for text, role in line]).adjust_cell_length(width, ground)
+            for line in self._drawn[: self.size.height]
+        ]
 
 
 def _refresh_changed(widget: Widget, before: list[Strip], after: list[Strip]) -> None:
