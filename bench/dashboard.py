@@ -9,8 +9,8 @@ keys    milliseconds from a key to the end of what it draws (a chart of another 
         the engine built, and while it trains. Goal: 50 at the 95th percentile, and no answer later than 100. In
         brackets: of it the processor time of the thread that draws, and without the time in which that thread was ready
         and other programs had the processor.
-bytes   bytes a second that the screen of a run of 20 steps a second sends to its terminal while nobody types. Goal: 10 kB
-        at 120x40.
+bytes   bytes a second that the screen of a run of 20 steps a second sends to its terminal while nobody types. Goal at
+        120x40: 10 kB.
 cost    seconds a step beside the open dashboard against `loratory train` without a terminal, in turn, so that a slow
         minute of the machine slows both; and the processor time a step, which other programs disturb less. Goal: 1.02.
 """
@@ -18,6 +18,7 @@ cost    seconds a step beside the open dashboard against `loratory train` withou
 import argparse
 import os
 import pty
+import random
 import re
 import shutil
 import signal
@@ -41,7 +42,8 @@ import psutil
 
 import loratory
 from loratory.config.load import dump_config, load_config
-from loratory.runs.events import Step
+from loratory.runs.events import Card, Hardware, SampleLoss, Started, Step
+from loratory.runs.recorder import Recorder
 from loratory.runs.store import EventReader, RunDirectory
 from loratory.tui.run.charts import SUBJECTS
 

@@ -1,6 +1,7 @@
 """In a real terminal: a run from the plan pane to its last step, through everything that can happen to a terminal."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -8,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from loratory.runs.events import Finished, Step
-from loratory.runs.store import EventReader, RunDirectory, liveness
+from loratory.runs.store import ALIVE, EventReader, RunDirectory, liveness
 from material import make_set, write_config
 from terminal import ENVIRONMENT, PROGRAM, Terminal, wait_for
 
@@ -35,9 +37,21 @@ def nano_config(folder: Path, steps: int = STEPS) -> Path:
         folder,
         model={"pretrained_model_name_or_path": "nano"},
         training={"max_train_epochs": None, "max_train_steps": steps, "train_batch_size": 2},
-        output={"save_every_n_steps": steps // 2},
+        output={"save_every_n_steps": max(1, steps // 2)},
         network={"network_dropout": 0.1},
     )
+
+
+@pytest.fixture(scope="module")
+def headless(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights of the same run without any screen."""
+    folder = tmp_path_factory.mktemp("headless")
+    home = {"LORATORY_HOME": str(folder / "home")}
+    command = [*PROGRAM, "train", str(nano_config(folder))]
+    subprocess.run(
+        command, cwd=folder, env=os.environ | ENVIRONMENT | home, check=True, capture_output=True, timeout=300
+    )
+    return load_file(folder / "output" / "fox.safetensors")
 
 
 def the_run(folder: Path) -> RunDirectory:
@@ -49,80 +63,130 @@ def steps_of(run: RunDirectory) -> list[int]:
     return [timed.event.step for timed in EventReader(run.events).read() if isinstance(timed.event, Step)]
 
 
+def last_of(run: RunDirectory) -> Finished:
+    last = EventReader(run.events).read()[-1].event
+    assert isinstance(last, Finished), last
+    return last
+
+
 def is_done(run: RunDirectory) -> bool:
     state = liveness(run.read_record())
     assert state in ("starting", "running", "done"), state
     return state == "done"
 
 
-@pytest.mark.parametrize("size", [(80, 24), (160, 48)])
-def test_a_run_from_the_plan_pane_outlives_its_terminal(
-    terminal: Terminal, tmp_path: Path, size: tuple[int, int]
-) -> None:
-    config = nano_config(tmp_path)
-    headless = [*PROGRAM, "train", str(config), "--set", f"output.output_dir={tmp_path / 'other'}"]
-    headless += ["--set", f"output.runs_dir={tmp_path / 'other-runs'}"]
-    subprocess.run(headless, env=os.environ | ENVIRONMENT, check=True, capture_output=True, timeout=300)
-
-    terminal.run([*PROGRAM, str(config)], *size)
-    terminal.wait_for("train_data_dir")
-    terminal.until(lambda lines: any(str(STEPS) in line and "steps" in line for line in lines), 120, "the plan")
+def start_from_plan(
+    terminal: Terminal, folder: Path, *, steps: int = STEPS, size: tuple[int, int] = (80, 24)
+) -> RunDirectory:
+    """Opens a config in the plan pane, starts it there, and waits for its first steps."""
+    terminal.run([*PROGRAM, str(nano_config(folder, steps))], *size)
+    terminal.wait_for(f"{steps} steps", 120)
     terminal("send-keys", "S")
     terminal.wait_for("running", 120)
-    run = the_run(tmp_path)
-    wait_for(lambda: len(steps_of(run)) >= 3, 120)
-    record = run.read_record()
-    assert record is not None
+    run = the_run(folder)
+    wait_for(lambda: len(steps_of(run)) >= 2, 120)
+    return run
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 48)])
+def test_a_run_from_the_plan_pane_outlives_its_terminal(
+    terminal: Terminal, tmp_path: Path, headless: dict[str, torch.Tensor], size: tuple[int, int]
+) -> None:
+    run = start_from_plan(terminal, tmp_path, size=size)
+    terminal.wait_for(rf"step \d+/{STEPS}")
+    before = run.read_record()
     terminal("kill-server")
 
     viewer = Terminal()
     try:
         viewer.run([*PROGRAM, "watch", str(run.path)], *size)
-        viewer.wait_for("fox")
+        viewer.wait_for(rf"step \d+/{STEPS}")
         wait_for(lambda: is_done(run), 300)
-        viewer.wait_for("done")
+        viewer.wait_for("✓ done")
         viewer("send-keys", "C-q")
         assert viewer.exit_code() == 0
     finally:
         viewer.close()
+    after = run.read_record()
+    assert before is not None and after is not None and before.pid == after.pid  # nobody resumed it
     assert steps_of(run) == list(range(1, STEPS + 1))
-    last = EventReader(run.events).read()[-1].event
-    assert isinstance(last, Finished) and last.status == "done"
-    here, there = (load_file(folder / "fox.safetensors") for folder in (tmp_path / "output", tmp_path / "other"))
-    assert here.keys() == there.keys()
-    assert all(here[name].numpy().tobytes() == there[name].numpy().tobytes() for name in here)
+    assert last_of(run).status == "done"
+    here = load_file(tmp_path / "output" / "fox.safetensors")
+    assert here.keys() == headless.keys()
+    assert all(here[name].numpy().tobytes() == headless[name].numpy().tobytes() for name in here)
+    # Its last words went to the log: they have no terminal.
+    assert f"Trained {STEPS} steps." in run.log.read_text("utf-8")
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_screens_and_not_the_run(terminal: Terminal, tmp_path: Path, number: int) -> None:
-    config = nano_config(tmp_path)
-    terminal.run([*PROGRAM, str(config)])
-    terminal.until(lambda lines: any(str(STEPS) in line and "steps" in line for line in lines), 120, "the plan")
-    terminal("send-keys", "S")
-    terminal.wait_for("running", 120)
-    run = the_run(tmp_path)
-    wait_for(lambda: len(steps_of(run)) >= 2, 120)
+    run = start_from_plan(terminal, tmp_path, steps=20)
     record = run.read_record()
     assert record is not None
     os.kill(record.pid, number)
-    wait_for(lambda: is_done(run), 300)
-    assert steps_of(run) == list(range(1, STEPS + 1))
+    if number == signal.SIGHUP:  # it is taken at its word: the terminal is no more
+        wait_for(lambda: is_done(run), 300)
+    else:
+        terminal.wait_for("goes on in this process")
+    assert terminal.exit_code() == 0
+    assert is_done(run) and steps_of(run) == list(range(1, 21))
+    assert not re.search("Traceback|error", "\n".join(terminal.lines()))
 
 
-def test_leaving_with_a_run_going_shows_a_progress_line_until_it_ends(terminal: Terminal, tmp_path: Path) -> None:
-    config = nano_config(tmp_path)
-    terminal.run([*PROGRAM, str(config)])
-    terminal.until(lambda lines: any(str(STEPS) in line and "steps" in line for line in lines), 120, "the plan")
-    terminal("send-keys", "S")
-    terminal.wait_for("running", 120)
-    run = the_run(tmp_path)
-    wait_for(lambda: len(steps_of(run)) >= 2, 120)
+@pytest.mark.parametrize("times", [1, 2])
+def test_leaving_with_a_run_going_shows_a_progress_line(terminal: Terminal, tmp_path: Path, times: int) -> None:
+    run = start_from_plan(terminal, tmp_path, steps=4000)
     terminal("send-keys", "C-q")
     terminal.wait_for("goes on in this process")
-    terminal.wait_for("training .*step")
-    terminal("send-keys", "C-c")
+    terminal.wait_for(r"training .*step \d+/4000")
+    terminal("send-keys", *["C-c"] * times)
     terminal.wait_for("train --resume")
     assert terminal.exit_code() == 1
     assert liveness(run.read_record()) == "stopped"
     steps = steps_of(run)
-    assert steps == list(range(1, len(steps) + 1)) and len(steps) < STEPS
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) < 4000
+    states = [path.stem for path in run.state.glob("*.pt")]
+    if times == 1:
+        assert int(max(states)) == steps[-1]
+    else:
+        assert last_of(run).message.startswith("Stopped at once")
+
+
+def test_several_viewers_and_one_that_only_looks(terminal: Terminal, tmp_path: Path) -> None:
+    config = nano_config(tmp_path, 4000)
+    subprocess.run(
+        [*PROGRAM, "train", str(config), "--detach"], env=os.environ | ENVIRONMENT, check=True, capture_output=True
+    )
+    run = the_run(tmp_path)
+    second, third = Terminal(), Terminal()
+    try:
+        terminal.run([*PROGRAM, "watch", str(run.path)])
+        second.run([*PROGRAM, "watch", str(run.path)], 160, 48)
+        third.run([*PROGRAM, "watch", str(run.path), "--read-only"])
+        viewers = (terminal, second, third)
+        for viewer in viewers:
+            viewer.wait_for(r"step \d+/4000", 120)
+        third.wait_for("read-only")
+        third("send-keys", "p")
+        third.wait_for("nothing is sent to a run")
+        assert list(run.control.iterdir()) == []
+        terminal("send-keys", "p")
+        for viewer in viewers:
+            viewer.wait_for("‖ paused")
+        second("send-keys", "p")
+        for viewer in viewers:
+            viewer.wait_for("● running")
+        terminal("send-keys", "x")
+        terminal.wait_for("y stop and save")
+        terminal("send-keys", "y")
+        for viewer in viewers:
+            viewer.wait_for("■ stopped")
+            viewer("send-keys", "C-q")
+            assert viewer.exit_code() == 0
+    finally:
+        second.close()
+        third.close()
+        record = run.read_record()
+        if record is not None and liveness(record) in ALIVE:
+            os.kill(record.pid, signal.SIGKILL)
+    assert liveness(run.read_record()) == "stopped"

@@ -21,7 +21,8 @@ from loratory.models.emphasis import WEIGHT_LIMIT, parse_emphasis
 from loratory.models.load import BaseModel, load_base_model
 from loratory.models.text import encode_ids, encode_text, tokenize, tokenize_weighted
 from loratory.models.tokens import caption_ids, count_tokens, overflow, weighted_caption_ids
-from loratory.sampling.preview import Prompt, draw
+from loratory.sampling.preview import draw
+from loratory.sampling.prompts import Prompt
 from loratory.training.batches import Batch
 from loratory.training.engine import Engine, assemble
 from loratory.training.plan import make_plan

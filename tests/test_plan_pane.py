@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from loratory.tui.plan.report import plan_lines
 from loratory.tui.plan.screen import PlanScreen
 from loratory.tui.project import Project
 from loratory.tui.text import ASCII, UNICODE, Glyphs
+from loratory.tui.widgets.prompt import Prompt
 
 _WAIT_S = 20.0
 
@@ -53,8 +54,7 @@ class Person:
 
     async def answer(self, text: str) -> None:
         """Replaces what the prompt holds, and answers."""
-        await self.pilot.press("ctrl+u", "end", "ctrl+u")
-        await self.write(text)
+        self.app.screen.query_one(Prompt).line.value = text
         await self.pilot.press("enter")
 
     async def go(self, key: str) -> None:
@@ -80,7 +80,7 @@ class Person:
 
     def shown(self) -> str:
         width, height = self.app.size
-        lines = self.app.screen._compositor.render_strips()
+        lines = self.app.screen._compositor.render_strips()  # pyright: ignore[reportPrivateUsage]
         return "\n".join(strip.text[:width].rstrip() for strip in lines[:height])
 
 
@@ -100,7 +100,7 @@ def project(tmp_path: Path) -> Project:
 @asynccontextmanager
 async def at(
     project: Project, size: tuple[int, int] = (80, 24), glyphs: Glyphs = UNICODE, **options: Any
-) -> AsyncIterator[Person]:
+) -> AsyncGenerator[Person]:
     app = LoratoryApp(None, Keymaps(None), Graphics("half"), glyphs, project=project, first="plan", **options)
     try:
         async with app.run_test(size=size, notifications=True) as pilot:
@@ -206,7 +206,7 @@ class TestForm:
             await person.type("g", "g", "i")
             assert pane.browsing.key == "network.conv_dim" and '"locon" is meant' in pane.message
             await person.type("G")
-            assert pane.browsing.key == [key for key in FIELDS][-1]
+            assert pane.browsing.key == list(FIELDS)[-1]
 
         with_person(work, project)
 
@@ -385,7 +385,7 @@ class TestRuns:
 
 
 class TestLooks:
-    @pytest.mark.parametrize("size", [(20, 5), (60, 16), (80, 24), (120, 40), (160, 48)])
+    @pytest.mark.parametrize("size", [(20, 5), (80, 24), (160, 48)])
     @pytest.mark.parametrize("glyphs", [UNICODE, ASCII])
     def test_every_size_shows_something_and_nothing_breaks(
         self, project: Project, size: tuple[int, int], glyphs: Glyphs

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from rich.segment import Segment
 from rich.style import Style
 from textual.pilot import Pilot
+from textual.screen import ModalScreen
 from textual.strip import Strip
 
 from fake_run import FakeRun, make_config
@@ -92,6 +94,15 @@ def run(tmp_path: Path) -> FakeRun:
     run.sample()
     run.steps(16)
     return run
+
+
+@dataclass
+class OwnRun:
+    """The run that the program trains, as the pane sees it."""
+
+    run: RunDirectory
+    is_alive: bool = True
+    finished: Finished | None = None
 
 
 def scenario(work: Callable[[], object]) -> None:
@@ -384,7 +395,11 @@ class TestKeys:
         run.say(Finished("failed", 76, "The GPU ran out of memory at batch size 4.", "Try less."))
         run.stand("failed")
         asked: list[bool] = []
-        monkeypatch.setattr(LoratoryApp, "resume", lambda *_, detached: asked.append(detached))
+
+        def resume(_: LoratoryApp, run: RunDirectory, *, detached: bool) -> None:
+            asked.append(detached)
+
+        monkeypatch.setattr(LoratoryApp, "resume", resume)
 
         async def work() -> None:
             async with open_run(tmp_path) as viewer:
@@ -398,6 +413,30 @@ class TestKeys:
         assert asked == [False]
         assert load_config(run.directory.config).training.gradient_checkpointing
         assert not make_config(tmp_path).training.gradient_checkpointing
+
+    def test_d_stops_the_run_here_and_goes_on_with_it_detached(
+        self, run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        own = OwnRun(run.directory)
+        asked: list[bool] = []
+
+        def resume(_: LoratoryApp, run: RunDirectory, *, detached: bool) -> None:
+            asked.append(detached)
+
+        monkeypatch.setattr(LoratoryApp, "resume", resume)
+
+        async def work() -> None:
+            async with open_run(tmp_path) as viewer:
+                viewer.app.own_run = own  # pyright: ignore[reportAttributeAccessIssue]
+                await viewer.type("d")
+                await viewer.until_shown("y move it")
+                await viewer.type("y")
+                await viewer.until(run.commands)
+                assert run.commands() == ["stop"] and not asked
+                own.is_alive, own.finished = False, Finished("stopped", 76)
+                await viewer.until(lambda: asked == [True])
+
+        scenario(work)
 
     def test_the_help_tells_every_key(self, run: FakeRun, tmp_path: Path) -> None:
         async def work() -> None:
@@ -422,20 +461,38 @@ class TestViewers:
 
         scenario(work)
 
-    def test_nothing_is_read_or_drawn_while_another_pane_is_in_front(self, run: FakeRun, tmp_path: Path) -> None:
+    def test_nothing_is_read_while_another_pane_is_in_front(self, run: FakeRun, tmp_path: Path) -> None:
         async def work() -> None:
             async with open_run(tmp_path) as viewer:
                 await viewer.until_shown("step 76/200")
                 follower = viewer.pane.follower
                 assert follower is not None
-                viewer.pane._set_looking(False)
-                await asyncio.to_thread(lambda: None)
-                version = follower.version
+                await viewer.app.push_screen(ModalScreen[None]())
+                assert not follower.is_looked_at
                 run.steps(5)
-                assert viewer.pane._timer is None
-                viewer.pane._set_looking(True)
+                viewer.app.pop_screen()
                 await viewer.until_shown("step 81/200")
-                assert follower.version > version
+                assert follower.is_looked_at
+
+        scenario(work)
+
+    def test_other_runs_lie_over_this_one_or_take_its_place(self, run: FakeRun, tmp_path: Path) -> None:
+        other = FakeRun(tmp_path)
+        other.start()
+        other.steps(20)
+
+        async def work() -> None:
+            async with open_run(tmp_path) as viewer:
+                viewer.app.show_run(run.directory)
+                await viewer.until_shown("step 76/200")
+                viewer.pane.overlay([run.directory, other.directory])
+                await viewer.type("tab")
+                await viewer.until_shown(f" a {run.directory.name}", f" b {other.directory.name}")
+                viewer.app.show_run(other.directory)
+                await viewer.until_shown("step 20/200")
+                assert not viewer.pane.others
+                await viewer.type("R")
+                await viewer.until_shown(run.directory.name, other.directory.name, "overlay")
 
         scenario(work)
 

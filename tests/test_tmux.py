@@ -45,7 +45,7 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
 
 def test_a_watched_run_at_several_sizes(terminal: Terminal, recorder: Recorder, tmp_path: Path) -> None:
     (run,) = (tmp_path / "runs").iterdir()
-    terminal.run([*PROGRAM, "watch", str(run)])
+    terminal.run([*PROGRAM, "watch", str(run), "--plain"])
     recorder.write(Phase("reading the dataset", 0, 1))
     assert re.fullmatch("reading the dataset [⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]", terminal.wait_for("reading")[-1])
     recorder.write(Phase("caching latents", 12, 24))
@@ -86,7 +86,7 @@ def test_a_terminal_that_can_do_less(
     for number in range(1, 195):
         recorder.write(step(number))
     (run,) = (tmp_path / "runs").iterdir()
-    terminal.run([*PROGRAM, "watch", str(run)], **environment)
+    terminal.run([*PROGRAM, "watch", str(run), "--plain"], **environment)
     assert terminal.wait_for("step 194")[-1] == line
     coloured = "\x1b[32m" in terminal.lines("-e")[-1]
     assert coloured == ("NO_COLOR" not in environment and "TERM" not in environment)
@@ -95,7 +95,7 @@ def test_a_terminal_that_can_do_less(
 def test_leaving_the_viewer(terminal: Terminal, recorder: Recorder, tmp_path: Path) -> None:
     recorder.write(STARTED)
     (run,) = (tmp_path / "runs").iterdir()
-    terminal.run([*PROGRAM, "watch", str(run)])
+    terminal.run([*PROGRAM, "watch", str(run), "--plain"])
     terminal.wait_for("training")
     terminal("send-keys", "C-c")
     assert terminal.exit_code() == 130

@@ -64,7 +64,8 @@ def _draw_sheet(config: Config, adapter_path: Path, sheet_path: Path) -> None:
     from loratory.adapters.lora import inject
     from loratory.models.detect import detect_model
     from loratory.models.load import load_base_model
-    from loratory.sampling.preview import draw, prompts_of
+    from loratory.sampling.preview import draw
+    from loratory.sampling.prompts import prompts_of
     from loratory.sampling.sheet import contact_sheet
     from loratory.training.device import compute_dtype, pick_device
 

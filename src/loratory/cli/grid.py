@@ -1,6 +1,7 @@
 """`loratory grid`: which epoch, and how strong? Each adapter of a run at several strengths, on one sheet a prompt."""
 
 import dataclasses
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -211,7 +212,7 @@ def _print(planned: "Grid", judged: "Sequence[Judged]", footer: list[str], sheet
     for sentence in footer:
         output.say(sentence)
     for path in sheets:
-        if sys.stdout.isatty() and output.is_unicode():
+        if sys.stdout.isatty() and output.is_unicode() and "NO_COLOR" not in os.environ:
             _show(path)
         output.data(output.one_line(str(path)))
     output.say(output.one_line(f"`loratory {planned.run.path}` shows them too: key 6."))

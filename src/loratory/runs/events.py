@@ -7,8 +7,9 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 FORMAT_VERSION = 1
 
@@ -287,22 +288,60 @@ def encode(event: Event, time_s: float | None = None) -> str:
 
 
 def decode(line: str) -> Timed | None:
-    """The event of a line; None for a torn line, a foreign one or a kind this version does not know.
+    """The event of a line; None for a torn line, a foreign one, one whose values are none, or an unknown kind.
 
     Unknown keys are dropped, so that an older viewer can follow a newer run.
     """
     try:
         body = json.loads(line)
         kind = _KINDS[body.pop("kind")]
-        time_s = float(body.pop("t"))
+        time_s = body.pop("t")
         known = {name: _read(name, value) for name, value in body.items() if name in kind.__dataclass_fields__}
         if kind in (Step, Validated):
-            known["samples"] = [SampleLoss(**_read("samples", sample)) for sample in known.get("samples", [])]
+            known["samples"] = [_made(SampleLoss, _read("samples", sample)) for sample in known.get("samples", [])]
         if kind is Hardware:
-            known["cards"] = [Card(**card) for card in known.get("cards", [])]
-        return Timed(time_s, kind(**known))
+            known["cards"] = [_made(Card, card) for card in known.get("cards", [])]
+        if not (_is_number(time_s) and math.isfinite(time_s)):
+            return None
+        return Timed(float(time_s), _made(kind, known))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _made(kind: type[Any], values: dict[str, Any]) -> Any:
+    """An instance of one of the dataclasses above. Raises TypeError where a value is not what its field says."""
+    checks = _CHECKS[kind]
+    for name, value in values.items():
+        if not checks[name](value):
+            raise TypeError(f"{name} of {kind.__name__}: {value!r}")
+    return kind(**values)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (float, int)
+
+
+def _check(wanted: Any) -> Callable[[Any], bool]:
+    """Whether a value read from JSON is of a field's type."""
+    items = get_args(wanted)
+    if get_origin(wanted) is Literal:
+        return lambda value: value in items
+    if get_origin(wanted) is dict:
+        of_item = _check(items[1])
+        return lambda value: type(value) is dict and all(map(of_item, value.values()))
+    if get_origin(wanted) is list:
+        of_item = _check(items[0])
+        return lambda value: type(value) is list and all(map(of_item, value))
+    if items:  # a union
+        of_either = [_check(item) for item in items]
+        return lambda value: any(check(value) for check in of_either)
+    return _is_number if wanted is float else lambda value: type(value) is wanted
+
+
+_CHECKS: dict[type[Any], dict[str, Callable[[Any], bool]]] = {
+    kind: {each.name: _check(each.type) for each in dataclasses.fields(kind)}
+    for kind in (*_KINDS.values(), SampleLoss, Card)
+}
 
 
 def _spell(value: Any) -> Any:

@@ -8,6 +8,7 @@ state/         the last good resumable states   samples/       preview pictures 
 import dataclasses
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import psutil
 
@@ -117,10 +118,8 @@ class RunDirectory:
     def read_record(self) -> RunRecord | None:
         """run.json, or None where there is none yet or it cannot be read."""
         try:
-            body: dict[str, Any] = json.loads(self.record.read_text("utf-8"))
-            known = {f.name for f in dataclasses.fields(RunRecord)}
-            return RunRecord(**{key: value for key, value in body.items() if key in known})
-        except (OSError, ValueError, TypeError):
+            return _read_record(json.loads(self.record.read_text("utf-8")))
+        except (OSError, ValueError, RecursionError):
             return None
 
     def write_record(self, record: RunRecord) -> None:
@@ -136,6 +135,22 @@ class RunDirectory:
             # One write over all of the old text, so that nobody reads the end of one behind the other.
             with self.record.open("r+", encoding="utf-8") as file:
                 file.write(text.ljust(self.record.stat().st_size))
+
+
+def _read_record(body: Any) -> RunRecord:
+    """The record of a parsed run.json. Raises ValueError where it is not one."""
+    if not isinstance(body, dict) or body.get("status") not in get_args(Status):
+        raise ValueError("not the record of a run")
+    given: dict[str, Any] = {}
+    for each in dataclasses.fields(RunRecord):
+        value: Any = body.get(each.name, each.default)
+        if each.type is float and type(value) in (int, float) and math.isfinite(value):
+            given[each.name] = float(value)
+        elif type(value) is each.type or each.name == "status":
+            given[each.name] = value
+        else:
+            raise ValueError(f"not the record of a run: {each.name}")
+    return RunRecord(**given)
 
 
 class SavedState(NamedTuple):
@@ -191,7 +206,7 @@ def _same_process(pid: int, started_s: float) -> bool:
         process = psutil.Process(pid)
         # The kernel counts in ticks from boot and the boot time may be corrected by a second.
         return abs(process.create_time() - started_s) < 2 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
+    except (psutil.Error, ValueError, OverflowError):  # gone, or no number that a process can have
         return False
 
 

@@ -13,9 +13,7 @@ from PIL import Image
 
 from loratory.models.load import BaseModel
 from loratory.models.text import TextConditioning, encode_text
-from loratory.sampling.prompts import Prompt as Prompt
-from loratory.sampling.prompts import parse_prompt as parse_prompt
-from loratory.sampling.prompts import prompts_of as prompts_of
+from loratory.sampling.prompts import Prompt
 from loratory.sampling.samplers import make_sampler, refuse_samplers, uses_rescaled_schedule
 
 # More pictures at once would only cost memory: the decoder's above all.

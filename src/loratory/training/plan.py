@@ -27,7 +27,8 @@ from loratory.models.detect import ModelInfo, detect_model
 from loratory.models.load import meta_unet_and_text_encoders
 from loratory.paths import cache_dir
 from loratory.sampling.caption_prompts import prompts_from_captions
-from loratory.sampling.preview import Prompt, prompts_of
+from loratory.sampling.prompts import Prompt, prompts_of
+from loratory.sampling.samplers import refuse_samplers
 from loratory.training.attention import refuse_missing_attention
 from loratory.training.compilation import refuse_unknown_compiler
 from loratory.training.facts import facts_of
@@ -167,6 +168,7 @@ def make_plan(config: Config, processes: int = 1) -> Plan:
     info = detect_model(config.model, config.noise)
     # A prompt that cannot be drawn is refused now, not after the last step.
     prompts = (*prompts_of(config), *prompts_from_captions(config, dataset.images))
+    refuse_samplers(prompts, info)
     training = config.training
     dtype = torch.float16 if training.full_fp16 else torch.bfloat16 if training.full_bf16 else torch.float32
     refuse_wrong_arguments(config.optimizer, dtype)

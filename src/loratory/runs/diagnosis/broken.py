@@ -30,7 +30,7 @@ class Broken:
                 yield Told(
                     "nan",
                     "error",
-                    f"{broken.what.rstrip('. ') or 'A value is no number'} at step {broken.step}{where}"
+                    f"{shown(broken.what.strip().rstrip('.')) or 'A value is no number'} at step {broken.step}{where}"
                     f"{_pictures(broken.images)}. {_ADVICE}; if it is always the same picture, leave that out.",
                     tuple(dict.fromkeys(broken.images)),
                     since=broken.step - 1,

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from loratory.dataset.findings import shown
 from loratory.runs.diagnosis.alarm import Told, name_of
 from loratory.runs.diagnosis.seen import Look, Seen
 from loratory.runs.events import Started, Step
@@ -160,7 +161,7 @@ def _spoken_rates(before: dict[str, float], now: dict[str, float]) -> str:
     if not now:
         return "rate unknown"
     changed = [
-        f"rate of {part} {rate:.1e}, before {before[part]:.1e}"
+        f"rate of {shown(part)} {rate:.1e}, before {before[part]:.1e}"
         for part, rate in now.items()
         if part in before and not 0.5 * before[part] <= rate <= 1.5 * before[part]
     ]

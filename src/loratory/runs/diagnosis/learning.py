@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from loratory.dataset.findings import shown
 from loratory.runs.diagnosis.alarm import Told, join
 from loratory.runs.diagnosis.seen import Seen
 from loratory.runs.events import Started, Step, Weights
@@ -119,4 +120,4 @@ class NotLearning:
 
 def _spoken(part: str) -> str:
     """`unet` as `the UNet`, `text_encoder_2_up` as `the text encoder 2 up`."""
-    return f"the {part.replace('unet', 'UNet').replace('_', ' ')}"
+    return f"the {shown(part).replace('unet', 'UNet').replace('_', ' ')}"

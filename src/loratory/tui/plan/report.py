@@ -146,10 +146,11 @@ def _curves(plan: Mapping[str, Any], width: int, glyphs: Glyphs) -> list[Content
     curves, ascii_only = plan["curves"], glyphs is ASCII
     room = max(20, min(width - 2, 90))
     labels = ("step 0", f"step {plan['total_steps']}")
+    rates = " learning rate over the run, as a share of each part's rate"
     drawn = draw_curve(curves["learning_rate_factor"], room, 4, x_labels=labels, ascii_only=ascii_only)
     lines = [
         Content(""),
-        plain(" learning rate over the run, as a share of each part's rate", "bold $foreground-muted"),
+        plain(fitted(rates, width), "bold $foreground-muted"),
     ]
     lines += [plain(f" {line}") for line in drawn]
     weights = curves["loss_weight_by_timestep"]

@@ -30,7 +30,7 @@ from loratory.tui.views import frame_line
 from loratory.tui.widgets.prompt import Prompt, PromptLine
 
 _WIDE = 120
-_FORM_WIDTH = 72  # as in plan.tcss
+_FORM_WIDTH = 64  # as in plan.tcss
 _FAR = 10_000
 _NOTHING = "Nothing differs from the preset and the defaults; c shows all settings."
 

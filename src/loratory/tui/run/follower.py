@@ -43,21 +43,23 @@ class Follower:
         self.standing: Standing | None = None
         self.log: tuple[str, ...] = ()
         self.first_prompt: str | None = None
+        self.problem = ""
+        """What keeps the run from being read."""
         self.behind = 1.0
         """How much of the events is still to be read, as a share; 0.0 once everything is known."""
         self._forget()
-        self._is_looked_at = False
+        self.is_looked_at = False
         self._ended = False
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="run follower", daemon=True)
 
     def start(self) -> None:
-        self._is_looked_at = True
+        self.is_looked_at = True
         self._thread.start()
 
     def look(self, is_looked_at: bool) -> None:
         """Nothing is read while nobody looks."""
-        self._is_looked_at = is_looked_at
+        self.is_looked_at = is_looked_at
         self._wake.set()
 
     def end(self) -> None:
@@ -76,16 +78,20 @@ class Follower:
     def _follow(self) -> None:
         self._try(self._read_prompt)
         while not self._ended:
-            if self._is_looked_at:
+            if self.is_looked_at:
                 self._try(self._read_standing)
                 self._try(self._read_log)
                 self._try(self._read_events)
-            self._wake.wait(READ_EVERY_S if self._is_looked_at else None)
+            self._wake.wait(READ_EVERY_S if self.is_looked_at else None)
             self._wake.clear()
 
     def _try(self, work: Callable[[], None]) -> None:
-        with suppress(OSError):  # a disk that is away for a moment: it is tried again
+        try:
             work()
+        except OSError:
+            return  # a disk that is away for a moment: it is tried again
+        except Exception as error:  # noqa: BLE001 - a thread that dies silently would show the same for ever
+            self.problem = f"This is a defect of Loratory: {type(error).__name__}: {error}"
 
     def _read_standing(self) -> None:
         record = self.run.read_record()
@@ -95,7 +101,7 @@ class Follower:
             self.version += 1
 
     def _read_events(self) -> None:
-        while not self._ended and self._is_looked_at:
+        while not self._ended and self.is_looked_at:
             size = self.run.events.stat().st_size if self.run.events.exists() else 0
             if size < self._offset:  # another file by the same name
                 with self.lock:
@@ -105,7 +111,7 @@ class Follower:
             with self.lock:
                 for timed in events:
                     self.progress.add(timed)
-                    self.diagnosis.add(timed)
+                    self._judge(timed)
             self._offset = end
             behind = 1 - end / size if is_new and size > end else 0.0
             if is_new or behind != self.behind:
@@ -113,6 +119,12 @@ class Follower:
                 self.version += 1
             if not behind:
                 return
+
+    def _judge(self, timed: Timed) -> None:
+        try:
+            self.diagnosis.add(timed)
+        except (TypeError, ValueError, AttributeError, OverflowError):
+            return  # values of another kind than they should be, in a line that no run of ours wrote
 
     def _read_log(self) -> None:
         lines = read_tail(self.run.log)

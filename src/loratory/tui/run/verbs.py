@@ -224,7 +224,12 @@ class Verbs:
     def tick(self) -> None:
         """Tells what the run has obeyed since, whoever asked; goes on with a run that was stopped to be moved."""
         follower = self._pane.follower
-        if follower is None or follower.behind:
+        if follower is None:
+            return
+        if follower.problem:
+            problem, follower.problem = follower.problem, ""
+            self._pane.tell(Told(problem, wrong=True))
+        if follower.behind:
             return
         with follower.lock:
             obeyed = [(time_s, each) for time_s, each in follower.progress.obeyed if time_s > self._told_of_s]
