@@ -115,16 +115,16 @@ class Screen:
 
     def answer(self, keys: str, text: str) -> "Answer":
         """How long it takes from pressing `keys` until `text` and what is drawn with it has come."""
-        cpu_before, robbed_before = self._scheduled_ms()
+        cpu_before, robbed_before = self.scheduled_ms()
         pressed_s = self.press(keys)
         drawn_s = self.wait_for(text, pressed_s)
         while time.perf_counter() - self.last_s < _SILENCE_S:
             time.sleep(_SILENCE_S / 4)
-        cpu, robbed = self._scheduled_ms()
+        cpu, robbed = self.scheduled_ms()
         drawn_s = max(drawn_s, min(self.last_s, drawn_s + 2 * _SILENCE_S))
         return Answer(1000 * (drawn_s - pressed_s), cpu - cpu_before, robbed - robbed_before)
 
-    def _scheduled_ms(self) -> tuple[float, float]:
+    def scheduled_ms(self) -> tuple[float, float]:
         """How long the program's first thread has computed, and has been ready to while the processors were taken."""
         try:
             computed, waited, _ = Path(f"/proc/{self.pid}/schedstat").read_text().split()
@@ -288,13 +288,19 @@ def measure_bytes(material: Set, options: argparse.Namespace) -> None:
         screen = Screen([str(run.path)], size)
         screen.wait_for(run.name)
         time.sleep(2)
-        before, began_s = screen.count, time.perf_counter()
+        before, cpu_before, began_s = screen.count, screen.scheduled_ms()[0], time.perf_counter()
         time.sleep(options.seconds)
-        rate = (screen.count - before) / (time.perf_counter() - began_s) / 1000
+        taken_s = time.perf_counter() - began_s
+        rate = (screen.count - before) / taken_s / 1000
+        busy = (screen.scheduled_ms()[0] - cpu_before) / taken_s / 10
         screen.close()
         ended.set()
         writer.join()
-        print(f"bytes, {size[0]}x{size[1]:<4} {rate:6.2f} kB/s   goal 10 kB/s at 120x40", flush=True)
+        print(
+            f"bytes, {size[0]}x{size[1]:<4} {rate:6.2f} kB/s   goal 10 kB/s at 120x40   "
+            f"(drawing: {busy:.1f} % of a core)",
+            flush=True,
+        )
 
 
 def pretend_to_train(run: RunDirectory, ended: threading.Event) -> None:

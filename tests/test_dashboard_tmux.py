@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from loratory.runs.events import Finished, Step
-from loratory.runs.store import ALIVE, EventReader, RunDirectory, liveness
-from material import make_set, write_config
+from loratory.runs.store import ALIVE, RunDirectory, liveness
+from nano_run import headless_weights, is_done, last_of, nano_config, same_bytes, steps_of, the_run, weights
 from terminal import ENVIRONMENT, PROGRAM, Terminal, wait_for
 
 pytestmark = [
@@ -31,48 +29,10 @@ def terminal() -> Iterator[Terminal]:
     terminal.close()
 
 
-def nano_config(folder: Path, steps: int = STEPS) -> Path:
-    make_set(folder / "set", {"2_fox": 4, "1_wolf": 3}, (64, 64))
-    return write_config(
-        folder,
-        model={"pretrained_model_name_or_path": "nano"},
-        training={"max_train_epochs": None, "max_train_steps": steps, "train_batch_size": 2},
-        output={"save_every_n_steps": max(1, steps // 2)},
-        network={"network_dropout": 0.1},
-    )
-
-
 @pytest.fixture(scope="module")
 def headless(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """The weights of the same run without any screen."""
-    folder = tmp_path_factory.mktemp("headless")
-    home = {"LORATORY_HOME": str(folder / "home")}
-    command = [*PROGRAM, "train", str(nano_config(folder))]
-    subprocess.run(
-        command, cwd=folder, env=os.environ | ENVIRONMENT | home, check=True, capture_output=True, timeout=300
-    )
-    return load_file(folder / "output" / "fox.safetensors")
-
-
-def the_run(folder: Path) -> RunDirectory:
-    (path,) = (folder / "runs").iterdir()
-    return RunDirectory(path)
-
-
-def steps_of(run: RunDirectory) -> list[int]:
-    return [timed.event.step for timed in EventReader(run.events).read() if isinstance(timed.event, Step)]
-
-
-def last_of(run: RunDirectory) -> Finished:
-    last = EventReader(run.events).read()[-1].event
-    assert isinstance(last, Finished), last
-    return last
-
-
-def is_done(run: RunDirectory) -> bool:
-    state = liveness(run.read_record())
-    assert state in ("starting", "running", "done"), state
-    return state == "done"
+    return headless_weights(tmp_path_factory.mktemp("headless"), STEPS)
 
 
 def start_from_plan(
@@ -111,9 +71,7 @@ def test_a_run_from_the_plan_pane_outlives_its_terminal(
     assert before is not None and after is not None and before.pid == after.pid  # nobody resumed it
     assert steps_of(run) == list(range(1, STEPS + 1))
     assert last_of(run).status == "done"
-    here = load_file(tmp_path / "output" / "fox.safetensors")
-    assert here.keys() == headless.keys()
-    assert all(here[name].numpy().tobytes() == headless[name].numpy().tobytes() for name in here)
+    assert same_bytes(weights(tmp_path), headless)
     # Its last words went to the log: they have no terminal.
     assert f"Trained {STEPS} steps." in run.log.read_text("utf-8")
 

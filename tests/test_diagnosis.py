@@ -178,7 +178,7 @@ def test_any_numbers_leave_the_norm_usable(values: list[tuple[int, float]]):
 # --- recorded runs
 
 
-@pytest.mark.parametrize("name", ["healthy-00", "healthy-02", "healthy-05"])
+@pytest.mark.parametrize("name", ["healthy-00", "healthy-02", "healthy-05", "healthy-17"])
 def test_healthy_runs_are_quiet(name: str):
     assert judged(recorded(name)) == []
 

@@ -9,7 +9,6 @@ from types import FrameType
 from loratory.cli import output
 from loratory.cli.progress import Viewer
 from loratory.errors import FAILED
-from loratory.runs.control import Command, send
 from loratory.runs.host_thread import RunThread
 from loratory.runs.store import liveness
 
@@ -27,8 +26,7 @@ def carry_on(thread: RunThread) -> int:
         if stopping.is_set():
             thread.stop_at_once()
         stopping.set()
-        with suppress(OSError):
-            send(run.control, Command("stop"))
+        thread.stop()
 
     def hang_up(_number: int, _frame: FrameType | None) -> None:
         with suppress(OSError):

@@ -21,15 +21,21 @@ def edit(path: Path, preview: str | None, no_mouse: bool, ascii_only: bool) -> i
 def open_screens(path: Path, **options: Any) -> int:
     """Opens the screens on `path`, and stays while a run that was started in them goes on; the exit code.
 
-    options: those of `tui.app.run`. Raises LoratoryError as that does.
+    options: those of `tui.app.run`. Raises LoratoryError as that does, and what went wrong in the screens where no run
+    goes on.
     """
     # Looking for garbage among freshly imported modules takes a third of the time until the first paint; the program
     # switches it on again when that is done.
     gc.disable()
     # Looked up by name: the command line and the screens stand beside each other and do not import each other.
-    thread = importlib.import_module("loratory.tui.app").run(path, **options)
-    if thread is None:
+    left = importlib.import_module("loratory.tui.app").run(path, **options)
+    if left.run is None:
+        if left.problem is not None:
+            raise left.problem
         return 0
+    from loratory.cli import output
     from loratory.cli.carry_on import carry_on
 
-    return carry_on(thread)
+    if left.problem is not None:
+        output.error(left.problem.message, left.problem.hint)
+    return carry_on(left.run)

@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING
 from loratory.config.schema import Config
 from loratory.errors import FAILED, LoratoryError
 from loratory.runs.control import Control
-from loratory.runs.events import Finished, Phase
+from loratory.runs.events import Finished, Notice, Phase
 from loratory.runs.ladder import ladder
 from loratory.runs.launch import process_count
+from loratory.runs.loading import load_engine
 from loratory.runs.recorder import Recorder
 from loratory.runs.resume import is_expected, open_for_resume
 from loratory.runs.store import RunDirectory, is_full_disk, newest_state
+from loratory.runs.tensorboard import following
 from loratory.telemetry.hardware import Beat
 
 if TYPE_CHECKING:
@@ -52,11 +54,19 @@ def host(
     control = Control(run.control)
     expected = is_expected(run.read_record())
     signals = _signals(control, run.log, hung_up, stopping or threading.Event())
-    with Recorder(run, control) as recorder, Beat(recorder), _logging_to(run.log), signals:
+    with (
+        Recorder(run, control) as recorder,
+        Beat(recorder),
+        following(run, config, lambda sentence: recorder.write(Notice("warning", sentence))),
+        _logging_to(run.log),
+        signals,
+    ):
         if not expected:  # else what waits was meant for this process
             control.discard()
         try:
             # Imported here: it takes seconds, and a problem with it belongs into the run's record too.
+            recorder.write(Phase("loading PyTorch", 0, 1))
+            load_engine()
             from loratory.training.loop import train
             from loratory.training.plan import make_plan
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from loratory.config.schema import Config
-from loratory.errors import LoratoryError
+from loratory.runs.control import Command, send
 from loratory.runs.events import Finished
 from loratory.runs.store import RunDirectory
 
@@ -36,6 +36,11 @@ class RunThread:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
+    def stop(self) -> None:
+        """Asks the run to save its state and stop after the step in hand; from anywhere, a signal handler too."""
+        with suppress(OSError):
+            send(self.run.control, Command("stop"))
+
     def stop_at_once(self) -> None:
         """Ends the run without another step or state, as a second Ctrl-C does; it is told so in the run."""
         if self._thread.ident is not None and self._thread.is_alive():
@@ -46,7 +51,8 @@ class RunThread:
     def _train(self) -> None:
         # Imported here: the engine takes seconds to load, and nobody is to wait for it.
         from loratory.runs.host import host
+        from loratory.runs.loading import taking_turns
 
         # What went wrong is in the run's last event, and a defect's traceback in its log.
-        with suppress(LoratoryError, Exception):
+        with suppress(Exception), taking_turns():
             self.finished = host(self._config, self.run, threading.Event(), plan=self._plan)

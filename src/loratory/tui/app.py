@@ -3,15 +3,17 @@
 import asyncio
 import gc
 import importlib
+import io
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from rich.console import Console
 from textual import events
@@ -40,6 +42,14 @@ if TYPE_CHECKING:
 
 # So long an orderly end may take once the terminal is gone; captions are written to the last in any case.
 _ORDERLY_END_S = 5.0
+
+
+class Left(NamedTuple):
+    """What there is when the screens have ended. run: still trains in this process, and goes on while that lives.
+    problem: what went wrong, to be told."""
+
+    run: "RunThread | None"
+    problem: LoratoryError | None
 
 
 class LoratoryApp(App[None]):
@@ -79,6 +89,8 @@ class LoratoryApp(App[None]):
         self._shown_run: RunDirectory | None = None
         self.own_run: RunThread | None = None
         self.hung_up = False
+        self._was_told_to_end = False
+        self._is_over = threading.Event()
         # Nothing moves by itself: over a slow link each frame of an animation is one too many.
         self.animation_level = "none"
         self._harmless = Harmless()
@@ -98,9 +110,10 @@ class LoratoryApp(App[None]):
     def on_mount(self) -> None:
         if not self.is_headless:
             self._own_loop = asyncio.get_running_loop()
-            # Without this the process dies with captions still to be written, or spins on a terminal that is gone.
-            for number in (signal.SIGHUP, signal.SIGTERM):
-                signal.signal(number, self._on_hangup)
+            # Without this the process dies with captions still to be written and a run in it, or spins on a terminal
+            # that is gone.
+            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._on_signal)
         editor = self._editor
         if editor is not None:
             self.add_mode("tags", lambda: editor)
@@ -119,15 +132,21 @@ class LoratoryApp(App[None]):
             )
         return self._editor
 
-    def _on_hangup(self, number: int, frame: object) -> None:
-        """Ends the program in good order, or after a while without it.
+    def _on_signal(self, number: int, frame: object) -> None:
+        """Ends the screens in good order, or after a while without it; a second one, of those who want an end, stops
+        the run with its state saved.
 
         A handler of Python's own rather than the event loop's: the loop may be waiting, for ever, until a terminal that
         is gone takes what was written to it.
         """
-        threading.Thread(target=self._end_anyway, name="end", daemon=True).start()
-        self.hung_up = True
-        self._own_loop.call_soon_threadsafe(self.leave)
+        self.hung_up = self.hung_up or number == signal.SIGHUP
+        if not self._was_told_to_end:
+            self._was_told_to_end = True
+            threading.Thread(target=self._end_anyway, name="end", daemon=True).start()
+        elif number != signal.SIGHUP and self.own_run is not None:
+            self.own_run.stop()
+        with suppress(RuntimeError):  # the loop has ended, and the screens with it
+            self._own_loop.call_soon_threadsafe(self.leave)
 
     def _end_anyway(self) -> None:
         time.sleep(_ORDERLY_END_S)
@@ -135,6 +154,8 @@ class LoratoryApp(App[None]):
             self._editor.end_writing()
         if self.own_run is not None:
             self.own_run.wait()
+            if self._is_over.is_set():  # what follows the screens ends by itself
+                return
         os._exit(FAILED)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
@@ -142,12 +163,12 @@ class LoratoryApp(App[None]):
 
     def _print_error_renderables(self) -> None:
         """Keeps the traceback of a defect, which shows captions, in a file instead of on the terminal."""
-        crash_file().parent.mkdir(parents=True, exist_ok=True)
-        with crash_file().open("w", encoding="utf-8") as file:
-            console = Console(file=file, width=120)
-            for renderable in self._exit_renderables:
-                console.print(renderable)
+        text = io.StringIO()
+        console = Console(file=text, width=120)
+        for renderable in self._exit_renderables:
+            console.print(renderable)
         self._exit_renderables.clear()
+        _keep_crash(text.getvalue())
 
     def show_pane(self, name: str, at: str | None = None) -> None:
         """Brings a pane to the front, at the picture of that name; it is made when it is first wanted."""
@@ -270,6 +291,7 @@ class LoratoryApp(App[None]):
             pane.end()
         if self._editor is not None:
             self._editor.close()
+        self._is_over.set()
 
     async def action_quit(self) -> None:
         self.leave()
@@ -284,6 +306,12 @@ class LoratoryApp(App[None]):
 def crash_file() -> Path:
     """Where the traceback of a defect is kept."""
     return cache_dir() / "editor-crash.txt"
+
+
+def _keep_crash(text: str) -> None:
+    with suppress(OSError):  # the sentence is told all the same
+        crash_file().parent.mkdir(parents=True, exist_ok=True)
+        crash_file().write_text(text, "utf-8", "backslashreplace")
 
 
 def _collect_garbage_again() -> None:
@@ -306,12 +334,11 @@ def run(
     mouse: bool = True,
     ascii_only: bool = False,
     read_only: bool = False,
-) -> "RunThread | None":
+) -> Left:
     """Opens what lies at `path` until the person leaves: a folder of pictures, a run, a folder of runs, or a config.
 
     first: the pane to begin with, where it is no folder of pictures. read_only: runs are shown and told nothing.
-    Returns the run that still trains in this process, and goes on while that lives. Raises LoratoryError before it
-    starts if it cannot.
+    Raises LoratoryError before it starts if it cannot.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):  # it draws on the last of them
         raise LoratoryError("This needs a terminal.", hint="Without one, use the verbs: `loratory --help` lists them.")
@@ -327,24 +354,34 @@ def run(
     glyphs = ASCII if ascii_only else UNICODE
     first = first or ("plan" if project.config is not None else "run")
     app = LoratoryApp(session, keymaps, graphics, glyphs, project=project, first=first, read_only=read_only)
+    problem: LoratoryError | None = None
     try:
         app.run(mouse=mouse)
+    except Exception:
+        if app.own_run is None:
+            raise
+        _keep_crash(traceback.format_exc())  # a run must not end with the screens, whatever ended these
+        problem = _broken_off()
     finally:
         app.close()
-    if app.return_code:  # Textual has shown where; without this a crash would look like a good end
-        raise LoratoryError(
-            "The program broke off: a defect of Loratory. Every change that it told of is on disk.",
-            hint=f"{crash_file()} says where; please report it with that.",
-            exit_code=FAILED,
-        )
-    if session is not None and app.editor_screen.last_words:
-        raise LoratoryError("\n".join(app.editor_screen.last_words), exit_code=FAILED)
+    if app.return_code:  # without this a crash would look like a good end
+        problem = _broken_off()
+    elif session is not None and app.editor_screen.last_words:
+        problem = LoratoryError("\n".join(app.editor_screen.last_words), exit_code=FAILED)
     thread = app.own_run
     if thread is None or not thread.is_alive:
-        return None
+        return Left(None, problem)
     if app.hung_up:
         _leave_terminal(thread.run.log)
-    return thread
+    return Left(thread, problem)
+
+
+def _broken_off() -> LoratoryError:
+    return LoratoryError(
+        "The program broke off: a defect of Loratory. Every change that it told of is on disk.",
+        hint=f"{crash_file()} says where; please report it with that.",
+        exit_code=FAILED,
+    )
 
 
 def _leave_terminal(log: Path) -> None:

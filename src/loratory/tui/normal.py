@@ -242,10 +242,11 @@ class Normal:
             "redraw": screen.redraw,
             "help": screen.show_help,
             "quit": screen.leave,
-            "pane-prepare": lambda: screen.show_pane("prepare"),
-            "pane-stats": lambda: screen.show_pane("stats"),
         }
-        simple[action_id]()
+        if action_id.startswith("pane-"):
+            screen.show_pane(action_id.removeprefix("pane-"))
+        else:
+            simple[action_id]()
 
     def _open(self, purpose: Purpose, text: str = "") -> None:
         if self._editor.current is None and purpose.kind == "add":

@@ -55,7 +55,7 @@ def open_project(path: Path) -> Project:
     for folder, runs_dir in ((here, path), (path.resolve(), path / _RUNS)):
         if _holds_runs(runs_dir) and not has_concepts(path):
             return Project(folder, runs_dir.resolve())
-    is_empty_here = path.resolve() == here and not any(find_pictures(path))
+    is_empty_here = path.resolve() == here and not has_concepts(path) and not any(find_pictures(path))
     return Project(here, here / _RUNS, dataset=None if is_empty_here else path)
 
 

@@ -5,7 +5,7 @@ for each picture: what is left of their movement is a tenth of the raw loss's. T
 the massive change and a long one for the smaller.
 
 In twenty healthy runs of the embedded model, which learns faster than any real one, the short window moved by no more
-than a factor 1.21 up and 0.79 down, the long one by 1.13 and 0.87 (`bench/alarms.py`).
+than a factor 1.21 up and 0.80 down, the long one by 1.11 and 0.89 (`bench/alarms.py`).
 """
 
 import math

@@ -96,8 +96,9 @@ class Lines(Widget):
 
     def show(self, lines: list[Content]) -> None:
         """Shows lines; the place in them stays."""
-        self._lines = lines
-        self.move(0)
+        if lines != self._lines:
+            self._lines = lines
+            self.move(0)
 
     def move(self, by: int) -> None:
         """Scrolls by some lines."""

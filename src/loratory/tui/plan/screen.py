@@ -108,8 +108,12 @@ class PlanScreen(Pane):
 
     def take(self, draft: Draft, told: str = "") -> None:
         """The next draft: it is kept, shown and planned."""
-        self.tell(Told(told))
+        self._say(told)
         self._set(draft)
+
+    def _say(self, text: str) -> None:
+        if text or self.message:  # a message may need other lines: nothing to say must cost no layout
+            self.tell(Told(text))
 
     def _set(self, draft: Draft) -> None:
         self.draft = draft
@@ -245,7 +249,7 @@ class PlanScreen(Pane):
 
     def _moving(self, move: Callable[[], object]) -> None:
         self._is_in_plan = False
-        self.tell(Told(""))  # it was about the setting that is left
+        self._say("")  # what was said was about the setting that is left
         move()
 
     def _move(self, by: int) -> None:

@@ -1,6 +1,7 @@
 """Reads a run's folder beside the screen: what it says is folded in a thread of its own, whatever the disk takes."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from loratory.runs.progress import Progress
 from loratory.runs.store import Liveness, RunDirectory, RunRecord, SavedState, liveness, newest_state
 
 READ_EVERY_S = 0.5
-# About 300 events, read in 10 ms: so long a key may have to wait while the past of a long run is read.
-_PIECE_BYTES = 96 * 1024
+_PIECE_BYTES = 96 * 1024  # about 300 steps
+# So many events are folded while the screen waits: a few milliseconds.
+_AT_ONCE = 50
 _LOG_BYTES = 64 * 1024
 _LOG_LINES = 500
 
@@ -108,10 +110,12 @@ class Follower:
                     self._forget()
             events, end = read_piece(self.run.events, self._offset)
             is_new = end > self._offset
-            with self.lock:
-                for timed in events:
-                    self.progress.add(timed)
-                    self._judge(timed)
+            for at in range(0, len(events), _AT_ONCE):
+                with self.lock:
+                    for timed in events[at : at + _AT_ONCE]:
+                        self.progress.add(timed)
+                        self._judge(timed)
+                time.sleep(0)  # whoever waits for the lock gets it
             self._offset = end
             behind = 1 - end / size if is_new and size > end else 0.0
             if is_new or behind != self.behind:
