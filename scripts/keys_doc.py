@@ -1,4 +1,4 @@
-"""Writes the tables of keys in docs/tagging.md and docs/panes.md. `--check` only says whether they are current (exit
+"""Writes the tables of keys in docs/tagging.md, docs/panes.md and docs/dashboard.md. `--check` only says whether they are current (exit
 code 1 if not)."""
 
 import sys
@@ -15,6 +15,7 @@ from loratory.tui.prepare.actions import BOX_ACTIONS
 TABLES = {
     "tagging.md": {"tags": actions_of("tags")},
     "panes.md": {"prepare": actions_of("prepare"), "boxes": BOX_ACTIONS, "stats": actions_of("stats")},
+    "dashboard.md": {name: actions_of(name) for name in ("plan", "run", "gallery")},
 }
 
 

@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -93,10 +94,12 @@ def shown_afresh(run: RunDirectory, sign: str) -> list[str]:
         terminal.close()
 
 
-def is_right(screen: PtyScreen, run: RunDirectory, folder: Path) -> bool:
+def shows_what_is(screen: PtyScreen, run: RunDirectory, folder: Path) -> bool:
     """Whether the screen comes to show what one shows that was opened afresh."""
     expected = shown_afresh(run, "■ stopped")
-    wait_for(lambda: emulated(bytes(screen.said), folder) == expected, 30)
+    limit = time.monotonic() + 30
+    while (shown := emulated(bytes(screen.said), folder)) != expected:
+        assert time.monotonic() < limit, "\n".join(["expected", *expected, "but it shows", *shown])
     return True
 
 
@@ -139,7 +142,7 @@ def test_nobody_reads_what_the_dashboard_writes(screens: list[PtyScreen], tmp_pa
     assert steps == list(range(1, len(steps) + 1))
     longest, allowed = longest_gap_s(run)
     assert longest < allowed and longest < STALL_S
-    assert is_right(screen, run, tmp_path)
+    assert shows_what_is(screen, run, tmp_path)
 
 
 def test_two_hundred_sizes(screens: list[PtyScreen], tmp_path: Path) -> None:
@@ -157,7 +160,7 @@ def test_two_hundred_sizes(screens: list[PtyScreen], tmp_path: Path) -> None:
     assert steps == list(range(1, len(steps) + 1))
     longest, allowed = longest_gap_s(run)
     assert longest < allowed
-    assert is_right(screen, run, tmp_path)
+    assert shows_what_is(screen, run, tmp_path)
 
 
 def test_the_process_is_killed(screens: list[PtyScreen], tmp_path: Path, headless: dict[str, torch.Tensor]) -> None:
