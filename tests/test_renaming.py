@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from loratory.config.schema import CaptionSettings, DatasetSettings
 from loratory.dataset.renaming import recover_renaming, rename_folders, renamings, undo_renaming
+from loratory.dataset.scan import scan_dataset
 from loratory.editing.session import Session
 from loratory.editing.settings import read_marks
 from loratory.errors import LoratoryError
@@ -445,6 +447,19 @@ def test_opening_a_set_completes_what_was_cut_short(memory: Path) -> None:
     assert session.completed_renaming is not None and session.completed_renaming.state == "done"
     assert (root / "7_b").is_dir()
     assert Session(root).completed_renaming is None
+
+
+def test_training_completes_what_was_cut_short(memory: Path) -> None:
+    root = fresh(memory, 0)
+    call = 1
+    while not [path for path in root.iterdir() if path.name.startswith(".") and path.name != ".loratory"]:
+        assert killed_at(call, lambda: rename_folders(root, SWAP, "swap"))
+        call += 1
+    for picture in root.rglob("p.png"):
+        Image.new("RGB", (64, 64)).save(picture)
+    dataset = DatasetSettings.model_validate({"train_data_dir": root})
+    scanned = scan_dataset(dataset, CaptionSettings())
+    assert {folder.path.name for folder in scanned.folders} >= {new for _, new in SWAP}
 
 
 def test_a_torn_line_is_no_line(tmp_path: Path) -> None:

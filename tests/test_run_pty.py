@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -80,26 +81,24 @@ def emulated(said: bytes, folder: Path) -> list[str]:
         terminal.close()
 
 
-def shown_afresh(run: RunDirectory, sign: str) -> list[str]:
-    """What a viewer shows that was opened just now, without message and keys."""
+@contextmanager
+def fresh_viewer(run: RunDirectory, shows: str) -> Generator[Terminal]:
+    """A viewer that was opened just now, and shows this already."""
     terminal = Terminal()
     try:
         terminal.run([*PROGRAM, "watch", str(run.path), "--preview", "off"], *SIZE)
-        terminal.wait_for(sign)
-        lines = terminal.lines()
-        while (again := terminal.lines()) != lines:
-            lines = again
-        return lines[:-2]
+        terminal.wait_for(shows)
+        yield terminal
     finally:
         terminal.close()
 
 
 def shows_what_is(screen: PtyScreen, run: RunDirectory, folder: Path) -> bool:
     """Whether the screen comes to show what one shows that was opened afresh."""
-    expected = shown_afresh(run, "■ stopped")
-    limit = time.monotonic() + 30
-    while (shown := emulated(bytes(screen.said), folder)) != expected:
-        assert time.monotonic() < limit, "\n".join(["expected", *expected, "but it shows", *shown])
+    with fresh_viewer(run, "c goes on from") as viewer:
+        limit = time.monotonic() + 30
+        while (shown := emulated(bytes(screen.said), folder)) != (expected := viewer.lines()[:-2]):
+            assert time.monotonic() < limit, "\n".join(["expected", *expected, "but it shows", *shown])
     return True
 
 
@@ -178,8 +177,8 @@ def test_the_process_is_killed(screens: list[PtyScreen], tmp_path: Path, headles
     told = call("watch", str(run.path))
     assert told.returncode == 1 and "crashed" in told.stderr and way_back in told.stderr
     assert "Traceback" not in told.stderr
-    seen = "\n".join(shown_afresh(run, "✗ crashed"))
-    assert f"step {state.step}" in seen and "c goes on" in seen
+    with fresh_viewer(run, f"c goes on from the state of step {state.step}") as viewer:
+        viewer.wait_for("✗ crashed")
 
     done = call("train", "--resume", str(run.path))
     assert done.returncode == 0, done.stderr

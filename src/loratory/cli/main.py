@@ -130,7 +130,7 @@ def _run(debug: bool) -> int:
     try:
         # Nothing said, in a terminal: the screens, on the folder we are in.
         alone = len(sys.argv) == 1 and sys.stdin.isatty() and sys.stdout.isatty()
-        result = cli.main([_EDITOR, "."] if alone else None, standalone_mode=False)
+        result = cli.main(["."] if alone else None, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code

@@ -30,7 +30,7 @@ from loratory.runs.events import (
     Validated,
     encode,
 )
-from loratory.runs.store import EventReader, RunDirectory, liveness
+from loratory.runs.store import EventReader, RunDirectory, last_started, liveness
 from loratory.wording import spoken_bytes, spoken_pace, spoken_time
 
 POLL_EVERY_S = 0.2
@@ -68,13 +68,13 @@ class Pace:
     def facts(self, step: Step) -> dict[str, str]:
         """What is said of `step`, in the order it is said in; the time left only while there is any."""
         facts = {
-            "epoch": f"epoch {step.epoch}/{self.epochs}",
-            "step": f"step {step.step}/{self.total_steps}",
+            "epoch": f"epoch {step.epoch}/{self.epochs}" if self.epochs else f"epoch {step.epoch}",
+            "step": f"step {step.step}/{self.total_steps}" if self.total_steps else f"step {step.step}",
             "pace": spoken_pace(self.seconds_per_step),
             "loss": f"loss {self.loss:.4f}",
         }
         left = self.total_steps - step.step
-        return facts | ({"eta": f"ETA {spoken_time(left * self.seconds_per_step)}"} if left else {})
+        return facts | ({"eta": f"ETA {spoken_time(left * self.seconds_per_step)}"} if left > 0 else {})
 
     def line(self, step: Step) -> str:
         return " · ".join(self.facts(step).values())
@@ -112,6 +112,7 @@ def lay_out(name: str, facts: Mapping[str, str], width: int) -> Layout:
 class Viewer:
     """Follows a run until it finishes or `close` is called; on a thread where the run is in this process.
 
+    from_offset: what the run wrote before that byte of its events is not told again.
     stopping: set when the person has asked the run in this process to stop, which they are told at once.
     """
 
@@ -188,7 +189,9 @@ class Viewer:
     def _first_view(self) -> "_Json | _Bar | _Lines":
         if self._json_stream is not None:
             return _Json(self._json_stream)
-        return _Bar() if output.redraws() else _Lines(Pace())
+        started = last_started(self._run.events, self._reader.offset)
+        pace = Pace(started.from_step, started.total_steps, started.epochs) if started else Pace()
+        return _Bar(pace) if output.redraws() else _Lines(pace)
 
 
 class _Json:
@@ -210,8 +213,8 @@ class _Json:
 class _Bar:
     """One line that is drawn again and again for what goes on now; above it what stays."""
 
-    def __init__(self) -> None:
-        self.pace = Pace()
+    def __init__(self, pace: Pace) -> None:
+        self.pace = pace
         self.paused = ""
         self._step: Step | None = None
         self._now = _Now()
@@ -269,7 +272,7 @@ class _Now:
         if not facts:
             middle = Text(_moving(options.ascii_only))
         elif layout.bar:
-            filled, rest = _bar(layout.bar, done / total, options.ascii_only)
+            filled, rest = _bar(layout.bar, min(1.0, done / total) if total else 0.0, options.ascii_only)
             middle = Text.assemble((filled, "green"), (rest, "dim"))
         else:
             middle = Text()

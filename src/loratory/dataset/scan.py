@@ -22,6 +22,8 @@ from loratory.dataset.listing import (
     some_names,
     stem,
 )
+from loratory.dataset.renaming import recover_renaming
+from loratory.dataset.root import find_root
 from loratory.dataset.treatment import Treatment, treatment_of
 from loratory.errors import LoratoryError
 from loratory.imaging.pixels import UnreadablePicture, picture_size
@@ -185,6 +187,7 @@ def _refuse(findings: Iterable[Finding]) -> None:
 
 
 def _scan_root(root: Path, key: str, is_reg: bool, scan: _Scan) -> list[ConceptFolder]:
+    recover_renaming(find_root(root))  # a folder that is parked under another name would not be trained
     listing, found = _list_root(root, key), scan.found
     concepts: list[os.DirEntry[str]] = []
     ignored: list[str] = []

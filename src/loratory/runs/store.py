@@ -9,12 +9,14 @@ import dataclasses
 import errno
 import json
 import math
+import mmap
 import os
 import re
 import shutil
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +26,7 @@ import psutil
 
 from loratory import atomic
 from loratory.errors import FAILED, LoratoryError
-from loratory.runs.events import Event, Timed, decode, encode
+from loratory.runs.events import Event, Started, Timed, decode, encode
 
 HEARTBEAT_EVERY_S = 5.0
 # A run on another machine (a shared disk) can only be judged by its heartbeat.
@@ -260,6 +262,25 @@ class EventReader:
         self.offset += len(complete)
         lines = complete.decode("utf-8", errors="replace").split("\n")
         return [timed for line in lines if line and (timed := decode(line)) is not None]
+
+
+def last_started(path: Path, before: int) -> Started | None:
+    """The last Started among the first `before` bytes of a run's events; without reading the rest of them."""
+    if before <= 0:
+        return None
+    with (
+        suppress(OSError, ValueError),  # ValueError: an empty file cannot be mapped
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        # A string in an event cannot look like this: its quotes have backslashes.
+        found = data.rfind(b'"kind":"started"', 0, before)
+        if found >= 0:
+            begin, end = data.rfind(b"\n", 0, found) + 1, data.find(b"\n", found)
+            timed = decode(data[begin : end if end > 0 else None].decode("utf-8", errors="replace"))
+            if timed is not None and isinstance(timed.event, Started):
+                return timed.event
+    return None
 
 
 def find_runs(runs_dir: Path) -> Iterator[RunDirectory]:

@@ -9,7 +9,7 @@ import time
 import loratory
 from loratory.runs.adjustments import history
 from loratory.runs.control import Command, Control
-from loratory.runs.events import Finished, Notice, Started
+from loratory.runs.events import Finished, Notice, Obeyed, Saved, Saving, Started, Timed
 from loratory.runs.recorder import Recorder
 from loratory.runs.store import EventReader, RunDirectory
 from loratory.training.commands import Commands, obey_first, spoken_adjustments
@@ -35,7 +35,8 @@ def train(plan: Plan, run: RunDirectory, control: Control, recorder: Recorder) -
     done; states and files written so far stay.
     """
     config, length = plan.config, plan.length
-    refuse_overwriting(config, run)
+    past = _past(run)
+    refuse_overwriting(config, past)
     doubts = [finding.message for finding in plan.dataset.findings if finding.severity == "warning"]
     advice = [each.message for each in plan.advice if each.severity == "warning"]
     for sentence in (*plan.warnings, *advice, *doubts):
@@ -54,10 +55,8 @@ def train(plan: Plan, run: RunDirectory, control: Control, recorder: Recorder) -
     assert engine is not None
 
     keeper = StateKeeper(engine, run, recorder, identity_of(plan, engine.base.identity))
-    outputs = Outputs(engine, run, recorder, control, hashes)
-    start, changes = _begin(
-        engine, ranks, keeper.find(), history(timed.event for timed in EventReader(run.events).read())
-    )
+    outputs = Outputs(engine, run, recorder, control, hashes, past)
+    start, changes = _begin(engine, ranks, keeper.find(), history(timed.event for timed in past))
     windows = Windows(engine, ranks, changes)
     norm = WeightsNorm(engine)
     log = StepLog(
@@ -144,6 +143,16 @@ def follow(plan: Plan, ranks: Ranks) -> None:
             return
         take_step(engine, ranks, windows.take(done), done, windows.adjustments(done).rate)
     ranks.leave()
+
+
+def _past(run: RunDirectory) -> list[Timed]:
+    """Of a run's events so far the first one, and those that tell of its files and of what it was told; read once,
+    since a run of ten thousand steps takes half a second."""
+    return [
+        timed
+        for number, timed in enumerate(EventReader(run.events).read())
+        if number == 0 or isinstance(timed.event, Saving | Saved | Obeyed)
+    ]
 
 
 def _begin(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from loratory import atomic
@@ -22,11 +23,12 @@ from loratory.config.schema import Config
 from loratory.errors import FAILED, LoratoryError
 from loratory.models.detect import ModelInfo
 from loratory.runs.control import Control
-from loratory.runs.events import Notice, Phase, Sampled, Saved, Saving
+from loratory.runs.events import Notice, Phase, Sampled, Saved, Saving, Timed
 from loratory.runs.recorder import Recorder
-from loratory.runs.store import EventReader, RunDirectory
+from loratory.runs.store import RunDirectory, is_full_disk
 from loratory.sampling.preview import draw
 from loratory.sampling.prompts import Prompt, default_prompt, parameters_text, parse_prompt
+from loratory.sampling.samplers import refuse_samplers
 from loratory.training.engine import Engine
 from loratory.training.metadata import adapter_metadata
 
@@ -40,22 +42,25 @@ _TOLERANCE = {"float": 1e-5, "fp16": 4e-3, "bf16": 3e-2}
 
 @dataclass
 class Outputs:
-    """Writes adapter files to `output.output_dir` and pictures to the run's `samples/`."""
+    """Writes adapter files to `output.output_dir` and pictures to the run's `samples/`.
+
+    past: the run's first event and what it has told of its files, by this and earlier processes.
+    """
 
     engine: Engine
     run: RunDirectory
     recorder: Recorder
     control: Control
     hashes: "Future[dict[str, str]]"
+    past: Sequence[Timed]
 
     def __post_init__(self) -> None:
         self._plan = self.engine.plan
         self._output = self._plan.config.output
-        history = EventReader(self.run.events).read()
-        self._started_s = history[0].time_s if history else time.time()
+        self._started_s = self.past[0].time_s if self.past else time.time()
         # Only files of this run are ever removed, those from before a resume included.
-        self._own = {Path(t.event.path) for t in history if isinstance(t.event, Saving)}
-        self._saved = {Path(t.event.path): t.event for t in history if isinstance(t.event, Saved)}
+        self._own = {Path(t.event.path) for t in self.past if isinstance(t.event, Saving)}
+        self._saved = {Path(t.event.path): t.event for t in self.past if isinstance(t.event, Saved)}
 
     def file_due(self, step: int) -> str | None:
         """The name, without its ending, of the adapter file to write after `step`; None for no file."""
@@ -135,8 +140,8 @@ class Outputs:
     def draw_samples(self, step: int) -> None:
         """Draws every prompt of the config; each PNG carries what it was drawn with.
 
-        A picture that cannot be drawn is a warning: the training is worth more than its previews. A request to stop
-        ends the drawing.
+        A picture that cannot be drawn is a warning: the training is worth more than its previews. One that has no room
+        on the disk waits for it, as all files of a run do. A request to stop ends the drawing.
         """
         self._draw_all([(index, prompt) for index, prompt in enumerate(self._plan.prompts)], step, asked=False)
 
@@ -148,6 +153,7 @@ class Outputs:
         if line.strip():
             try:
                 prompts = [(-1, parse_prompt(line, default_prompt(self._plan.config)))]
+                refuse_samplers([prompt for _, prompt in prompts], self.engine.base.info)
             except LoratoryError as error:
                 self.recorder.write(Notice("warning", f"Nothing was drawn: {error.message} {error.hint}".strip()))
                 return False
@@ -167,13 +173,20 @@ class Outputs:
                     return
                 self.recorder.write(Phase("drawing samples", done, len(prompts)))
                 began = time.perf_counter()
+                path = self._picture_path(step, index, prompt.seed, asked=asked)
                 try:
-                    path = self._picture_path(step, index, prompt.seed, asked=asked)
-                    self._draw(prompt, path, step)
-                except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on
+                    picture = self._draw(prompt)
+                    self.recorder.patiently(
+                        lambda picture=picture, prompt=prompt, path=path: self._write(picture, prompt, path, step),
+                        "a picture",
+                    )
+                except Exception as error:
+                    if is_full_disk(error):  # somebody asked for the end while the run waited for room
+                        raise
                     if self.engine.device.type == "cuda":
                         torch.cuda.empty_cache()
-                    message = f"“{prompt.text}” could not be drawn: {type(error).__name__}: {error}"
+                    reason = error if isinstance(error, LoratoryError) else f"{type(error).__name__}: {error}"
+                    message = f"“{prompt.text}” could not be drawn: {reason}"
                     self.recorder.write(Notice("warning", message))
                     continue
                 took_s = time.perf_counter() - began
@@ -196,7 +209,7 @@ class Outputs:
         paths = (self.run.samples / f"step{step:08d}-asked{n}-{which}-{seed}.png" for n in itertools.count(1))
         return next(path for path in paths if not path.exists())
 
-    def _draw(self, prompt: Prompt, path: Path, step: int) -> None:
+    def _draw(self, prompt: Prompt) -> Image.Image:
         (image,) = draw(
             self.engine.base,
             [prompt],
@@ -206,11 +219,14 @@ class Outputs:
             device=self.engine.device,
             dtype=self.engine.dtype,
         )
+        return image
+
+    def _write(self, picture: Image.Image, prompt: Prompt, path: Path, step: int) -> None:
         path.parent.mkdir(exist_ok=True)
         with atomic.replacing(path, durable=False) as temporary:
             info = PngInfo()
             info.add_text("parameters", parameters_text(prompt, f"{self._output.output_name} at step {step}"))
-            image.save(temporary, "PNG", pnginfo=info)
+            picture.save(temporary, "PNG", pnginfo=info)
 
     def _epoch(self, step: int) -> int:
         return self._plan.length.epoch_of(step)
@@ -229,8 +245,11 @@ class Outputs:
                     del self._saved[path]
 
 
-def refuse_overwriting(config: Config, run: RunDirectory | None) -> None:
-    """Raises LoratoryError when the run's files cannot be written, or exist and are not its own (None: it has none)."""
+def refuse_overwriting(config: Config, past: Sequence[Timed] | None) -> None:
+    """Raises LoratoryError when a run's files cannot be written, or exist and are not its own.
+
+    past: what the run has told of its files so far; None for one that is about to begin.
+    """
     output = config.output
     try:
         output.output_dir.mkdir(parents=True, exist_ok=True)
@@ -241,8 +260,7 @@ def refuse_overwriting(config: Config, run: RunDirectory | None) -> None:
             f"output.output_dir: adapters cannot be written to {output.output_dir}: {error.strerror}.",
             hint="Choose another folder.",
         ) from error
-    history = EventReader(run.events).read() if run else []
-    own = {Path(t.event.path) for t in history if isinstance(t.event, Saving)}
+    own = {Path(t.event.path) for t in past or () if isinstance(t.event, Saving)}
     mine = re.compile(rf"{re.escape(output.output_name)}(-\d{{6}}|-step\d{{8}})?({AVERAGE})?")
     found = [path for path in sorted(output.output_dir.glob("*.safetensors")) if mine.fullmatch(path.stem)]
     foreign = [path for path in found if path not in own]
