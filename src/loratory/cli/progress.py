@@ -57,7 +57,8 @@ class Pace:
     def add(self, step: Step) -> None:
         # A running mean that starts as a plain mean, so that early values are not held back by the first.
         weight = max(1 - _SMOOTHING, 1 / (len(self.step_s) + 1))
-        self.loss = step.loss if self.loss is None else self.loss + weight * (step.loss - self.loss)
+        if not step.is_empty or self.loss is None:
+            self.loss = step.loss if self.loss is None else self.loss + weight * (step.loss - self.loss)
         self.step_s.append(step.step_s)
 
     @property

@@ -5,14 +5,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from loratory.config.fields import FIELDS, holds_path
 from loratory.config.schema import SubsetSettings
 from loratory.config.toml_files import read_toml
 from loratory.runs.events import Saved, Step, decode
 from loratory.runs.progress import Progress
-from loratory.runs.store import EventReader, Liveness, RunDirectory, RunRecord, Status, liveness
+from loratory.runs.store import EventReader, Liveness, RunDirectory, RunRecord, liveness
 
 # What a run is called and where it lies says least about why it came out as it did.
 _NAMES = frozenset({"preset", "from_preset", "output.output_name"})
@@ -114,7 +114,7 @@ def summary(run: RunDirectory) -> Summary:
     for timed in EventReader(run.events).read():
         progress.add(timed)
         match timed.event:
-            case Step() as step if isinstance(step.loss, float) and math.isfinite(step.loss):
+            case Step() as step if math.isfinite(step.loss) and not step.is_empty:
                 total = epochs.setdefault(step.epoch, [0.0, 0.0])
                 total[0] += step.loss
                 total[1] += 1
@@ -155,16 +155,12 @@ def loss_series(run: RunDirectory, most: int = 1000) -> LossSeries:
 
 
 def _sound_record(run: RunDirectory) -> RunRecord | None:
-    """The record, None for one whose values are not what they should be: a list shows whatever lies in a folder."""
-    try:
-        record = run.read_record()
-    except AttributeError:
+    """The record, None for one with numbers that no run comes to: a list shows whatever lies in a folder."""
+    record = run.read_record()
+    if record is None:
         return None
-    if record is None or record.status not in get_args(Status):
-        return None
-    times: tuple[Any, ...] = (record.started_s, record.heartbeat_s, record.step, record.total_steps)
-    sound = all(isinstance(value, int | float) and 0 <= value < _LATEST_S for value in times)
-    return record if sound and isinstance(record.message, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
+    numbers = (record.started_s, record.heartbeat_s, record.step, record.total_steps)
+    return record if all(0 <= value < _LATEST_S for value in numbers) else None
 
 
 def _settings(prefix: str, value: Any) -> list[tuple[str, Any]]:
@@ -201,6 +197,6 @@ def _newest_loss(events: Path) -> float | None:
         if epoch is not None and timed.event.epoch != epoch:
             break
         epoch = timed.event.epoch
-        if isinstance(timed.event.loss, float) and math.isfinite(timed.event.loss):
+        if math.isfinite(timed.event.loss) and not timed.event.is_empty:
             total, count = total + timed.event.loss, count + 1
     return total / count if count else None

@@ -3,6 +3,7 @@
 import errno
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -55,9 +56,12 @@ class Control:
             commands.append(self._requested.pop(0))
         for path in sorted(self.directory.glob("*.json")):
             command = _read(path)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError:
+                continue  # a folder, or what we may not remove: it would be obeyed again and again
             if command is not None:
                 commands.append(command)
-            path.unlink(missing_ok=True)
         return commands
 
     def waits(self, name: CommandName) -> bool:
@@ -67,7 +71,8 @@ class Control:
     def discard(self) -> None:
         """Forgets commands meant for a process that is no more: a resumed run must not stop at once."""
         for path in self.directory.glob("*.json"):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Command | None:

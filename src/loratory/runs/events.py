@@ -71,6 +71,11 @@ class Step:
     max_weight_norm: float | None = None
     kind: Literal["step"] = "step"
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it trained nothing, because all pictures of its batch are left out: then its loss says nothing."""
+        return not self.samples and self.loss == 0.0
+
 
 @dataclass(frozen=True)
 class Validated:

@@ -33,7 +33,6 @@ from loratory.runs.events import (
     Weights,
 )
 from loratory.runs.series import NEWEST, Series
-from loratory.runs.sound import is_sound
 
 _SMOOTHING = 0.95
 _PACE_STEPS = 50
@@ -140,6 +139,7 @@ class Progress:
         self.norm = TimestepNorm()
         self._norms: deque[tuple[int, TimestepNorm]] = deque(maxlen=_KEPT_NORMS)
         self._visits: deque[tuple[int, tuple[_Visit, ...]]] = deque(maxlen=NEWEST)
+        # Not taken back with the steps that were lost: whoever goes on makes them again.
         self._changes: list[tuple[int, Command]] = []
         self._spent = {"data": 0.0, "step": 0.0, "save": 0.0, "sample": 0.0}
 
@@ -211,7 +211,7 @@ class Progress:
     # --- folding ---
 
     def add(self, timed: Timed) -> None:
-        """Takes an event. One whose values are of another kind than they should be is left out."""
+        """Takes an event. One with numbers that no run comes to is left out."""
         try:
             self._add(timed)
         except (TypeError, ValueError, AttributeError, OverflowError):
@@ -220,8 +220,6 @@ class Progress:
     def _add(self, timed: Timed) -> None:
         if not 0 <= getattr(timed.event, "step", 0) < _MOST_STEPS:
             return
-        if not isinstance(timed.event, Step) and not is_sound(timed.event):
-            return  # of a step, the hundred thousandth is looked at no longer than it has to be
         self.last_s = timed.time_s
         match timed.event:
             case Step() as step:
@@ -270,12 +268,13 @@ class Progress:
         self.phase = self.finished = self.paused = None
 
     def _add_step(self, step: Step) -> None:
-        if step.step <= self.losses.last_step:
+        if step.step <= self.step_times.last_step:
             return  # not of this run's order: a torn or foreign line
         self.last, self.phase, self.paused = step, None, None
-        self.losses.add(step.step, step.loss)
-        _smooth(self.smoothed, step.step, step.loss)
-        self.grad_norms.add(step.step, step.grad_norm)
+        if not step.is_empty:
+            self.losses.add(step.step, step.loss)
+            _smooth(self.smoothed, step.step, step.loss)
+            self.grad_norms.add(step.step, step.grad_norm)
         self.step_times.add(step.step, step.step_s)
         self._spent["data"] += step.data_s
         self._spent["step"] += max(0.0, step.step_s - step.data_s)
@@ -358,7 +357,6 @@ class Progress:
                 events.pop()
         while self.broken and self.broken[-1].step > step:
             self.broken.pop()
-        self._changes = [change for change in self._changes if change[0] <= step]
         while self._norms and self._norms[-1][0] > step:
             self._norms.pop()
         if step <= 0:

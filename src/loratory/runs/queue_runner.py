@@ -6,13 +6,14 @@ waits for the run at hand if that still trains, resumes it if not, and goes on w
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from loratory.errors import LoratoryError
 from loratory.runs import control
@@ -179,14 +180,20 @@ def _ask_to_stop(run: RunDirectory) -> None:
         control.send(run.control, Command("stop"))
     except OSError:  # a full disk; the same can be said with a signal
         record = run.read_record()
-        if record is not None and _is_alive(run):
+        if _can_be_signalled(record):
             with suppress(OSError):
                 os.kill(record.pid, signal.SIGTERM)
 
 
+def _can_be_signalled(record: RunRecord | None) -> TypeGuard[RunRecord]:
+    """Whether a process of this machine trains it: elsewhere its number may be that of any other process."""
+    alive = liveness(record) in ("starting", "running", "paused")
+    return record is not None and alive and record.host == socket.gethostname()
+
+
 def _end_at_once(record: RunRecord | None) -> None:
     """Tells a live process twice to stop, which ends it without another step."""
-    if record is None or liveness(record) not in ("starting", "running", "paused"):
+    if not _can_be_signalled(record):
         return
     with suppress(OSError):
         os.kill(record.pid, signal.SIGTERM)

@@ -183,6 +183,8 @@ class Scalars:
                 return []
 
     def _losses(self, step: Step) -> Iterator[tuple[str, float]]:
+        if step.is_empty:
+            return
         yield "loss/current", step.loss
         if math.isfinite(step.loss):
             self._recent.append(step.loss)

@@ -7,14 +7,12 @@ while nobody types use this compositor instead; over a slow connection it is wha
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
 
 from rich.color import ColorSystem
 from rich.console import Console
 from rich.segment import Segment
 from rich.style import Style
 from textual._compositor import ChopsUpdate, Compositor
-from textual.screen import Screen
 from textual.strip import Strip
 
 _RESET = "\x1b[0m"
@@ -31,14 +29,6 @@ class SparingCompositor(Compositor):
     def render_partial_update(self) -> ChopsUpdate | None:
         update = super().render_partial_update()
         return None if update is None else SparingUpdate(update.chops, update.spans, update.chop_ends)
-
-
-class SparingScreen(Screen[Any]):
-    """A screen that is drawn with the sparing compositor."""
-
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id)
-        self._compositor = SparingCompositor()
 
 
 class SparingUpdate(ChopsUpdate):

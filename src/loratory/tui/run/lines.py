@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from textual.content import Content
 from textual.geometry import Region
@@ -13,8 +14,8 @@ from loratory.terminal.chart import ChartView
 from loratory.tui.text import Glyphs
 from loratory.tui.widgets.chart import Chart
 
-# Between two changes on a line, so many unchanged cells are cheaper than the cursor's move to the second.
-_NEAR = 8
+# Between two changes on a line, fewer unchanged cells than these are cheaper than the cursor's move to the second.
+_NEAR = 3
 _COMPONENTS = Chart.COMPONENT_CLASSES
 
 
@@ -132,9 +133,7 @@ def changed_cells(old: Strip, new: Strip, width: int) -> list[tuple[int, int]]:
     if len(before) != len(after):
         return [(0, width)]
     stretches: list[tuple[int, int]] = []
-    for at, (a, b) in enumerate(zip(before, after, strict=True)):
-        if a == b:
-            continue
+    for at in [at for at, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]:
         if stretches and at - stretches[-1][1] < _NEAR:
             stretches[-1] = (stretches[-1][0], at + 1)
         else:
@@ -143,13 +142,17 @@ def changed_cells(old: Strip, new: Strip, width: int) -> list[tuple[int, int]]:
 
 
 def _cells(strip: Strip) -> list[tuple[str, object]]:
-    """A character and its style for each cell; wide characters stand in each cell they take."""
+    """A character and its style for each cell; what a wide character takes beside its first cell is told from it."""
     cells: list[tuple[str, object]] = []
     for segment in strip:
+        style = segment.style
+        if segment.cell_length == len(segment.text) and segment.text.isprintable():
+            cells += [(character, style) for character in segment.text]
+            continue
         for character in segment.text:
-            width = Segment(character).cell_length
+            width = cell_len(character)
             if width:
-                cells += [(character, segment.style)] * width
+                cells += [(character, style), *[(f"\0{character}", style)] * (width - 1)]
             elif cells:  # a mark on the character before
-                cells[-1] = (cells[-1][0] + character, segment.style)
+                cells[-1] = (cells[-1][0] + character, style)
     return cells

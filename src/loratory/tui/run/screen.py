@@ -11,14 +11,18 @@ from textual.timer import Timer
 
 from loratory.runs.events import Sampled
 from loratory.runs.store import RunDirectory
+from loratory.terminal.modes import Graphics
 from loratory.tui.editor import Told
-from loratory.tui.pane import Pane
+from loratory.tui.keys import Keymap
+from loratory.tui.pane import Pane, Panes
 from loratory.tui.run import head
 from loratory.tui.run.body import VIEWS, Body, View
 from loratory.tui.run.charts import SUBJECTS, ZOOMS, ChartState
 from loratory.tui.run.follower import READ_EVERY_S, Follower
 from loratory.tui.run.head import Situation
 from loratory.tui.run.verbs import Verbs
+from loratory.tui.sparing import SparingCompositor
+from loratory.tui.text import Glyphs
 from loratory.tui.views import frame_line
 from loratory.tui.widgets.table import Table
 
@@ -39,6 +43,10 @@ class RunScreen(Pane):
     name_of_pane = "run"
     # The chart is drawn every so many times.
     CHART_EVERY: ClassVar[int] = 2
+
+    def __init__(self, panes: Panes, keymap: Keymap, glyphs: Glyphs, graphics: Graphics) -> None:
+        super().__init__(panes, keymap, glyphs, graphics)
+        self._compositor = SparingCompositor()
 
     def body(self) -> ComposeResult:
         yield Body(self.glyphs, self.graphics, id="run")
