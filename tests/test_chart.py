@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from textual.app import App, ComposeResult
 from textual.geometry import Region
 
-from loratory.terminal.chart import Band, ChartView, Curve, Line, draw_chart, legend, moved, zoomed
-from loratory.terminal.ticks import Scale, tick_labels
+from loratory.terminal.chart import Band, ChartView, Curve, Line, draw_chart, legend, moved, steady_band, zoomed
+from loratory.terminal.ticks import Scale, rounded, steady_scale, tick_labels
 from loratory.tui.text import ASCII, UNICODE, Glyphs
 from loratory.tui.widgets.chart import Chart
 
@@ -205,6 +205,62 @@ def test_a_window_stays_within_the_run(first: float, width: float, factor: float
     assert zoomed(whole, whole, 0.5) == (250.0, 750.0)
 
 
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=300), st.integers(1, 299), st.booleans(), st.booleans())
+def test_what_was_drawn_stays_when_steps_are_added(values: list[float], more: int, as_dots: bool, log: bool) -> None:
+    scale = Scale(min(abs(value) for value in values) + 1e-3, max(abs(value) for value in values) + 2e-3, log=log)
+    columns: list[list[str]] = []
+    for count in (max(1, len(values) - more), len(values)):
+        shown = [abs(value) + 1.5e-3 for value in values[:count]]
+        view = ChartView([Curve(range(1, count + 1), shown, as_dots=as_dots)], window=(1, 300), log=log)
+        lines = draw_chart(view, 60, 8, settle=lambda _: scale)
+        columns.append(list(map("".join, zip(*("".join(text for text, _ in line) for line in lines), strict=True))))
+    drawn_to = max(at for at, column in enumerate(columns[0]) if column[:-1].strip())
+    assert columns[1][:drawn_to] == columns[0][:drawn_to]
+
+
+ordered = st.tuples(st.floats(1e-6, 1e6), st.floats(0, 1e6)).map(lambda pair: (pair[0], pair[0] + pair[1]))
+
+
+@given(st.lists(ordered, min_size=1, max_size=20), st.booleans())
+def test_a_kept_scale_holds_all_values_and_is_not_left_empty(extents: list[tuple[float, float]], log: bool) -> None:
+    kept: Scale | None = None
+    for low, high in extents:
+        now, before = Scale(low, high, log), kept
+        kept = steady_scale(before, now)
+        assert kept.low <= low and high <= kept.high
+        if kept is not before:
+            assert kept == rounded(now)
+        elif not kept.is_flat:
+            first, last = kept.shares(np.array([low, high])).tolist()
+            assert last - first >= 0.5
+        assert steady_scale(kept, now) is kept or kept.is_flat or low == high
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_a_rounded_scale_is_mostly_filled(low: float, span: float) -> None:
+    scale = rounded(Scale(low, low + span))
+    assert span >= 0.7 * (scale.high - scale.low)
+
+
+def test_a_scale_widens_at_once_and_narrows_late() -> None:
+    first = steady_scale(None, Scale(0.52, 1.43))
+    assert (first.low, first.high) == (0.5, 1.5)
+    assert steady_scale(first, Scale(0.6, 1.2)) is first
+    wider = steady_scale(first, Scale(0.52, 1.51))
+    assert (wider.low, wider.high) == (0.5, pytest.approx(1.6))
+    assert steady_scale(wider, Scale(0.8, 1.3)).high == pytest.approx(1.3)
+    logarithmic = steady_scale(None, Scale(2.9e-4, 0.8, log=True))
+    assert (logarithmic.low, logarithmic.high) == (2e-4, 1.0)
+
+
+def test_a_band_that_moves_by_less_than_can_be_seen_stays() -> None:
+    band, scale = Band([1, 10], [0.5, 0.5], [1.5, 1.5]), Scale(0.0, 2.0)
+    near, far = (Band([1, 20], [0.5 - by, 0.5 - by], [1.5 + by, 1.5 + by]) for by in (0.02, 0.2))
+    kept = steady_band(band, near, scale)
+    assert (kept.steps, kept.low, kept.high) == ([1, 20], [0.5, 0.5], [1.5, 1.5])
+    assert steady_band(band, far, scale) is far
+
+
 class Viewer(App[None]):
     def __init__(self, glyphs: Glyphs) -> None:
         super().__init__()
@@ -232,8 +288,8 @@ def test_the_widget_draws_only_what_changed(glyphs: Glyphs, monkeypatch: pytest.
             monkeypatch.setattr(chart, "refresh", lambda *regions: refreshed.extend(regions))
             chart.show(ChartView([Curve(STEPS, values)]))
             assert refreshed == []
-            chart.show(ChartView([Curve(STEPS, [*values[:-1], 1.05])]))
-            assert 1 <= len(refreshed) <= 2 and all(region.height == 1 for region in refreshed)
+            chart.show(ChartView([Curve(STEPS, [*values[:-1], 1.2])]))
+            assert 1 <= len(refreshed) <= 4 and all(region.height == 1 and region.width <= 3 for region in refreshed)
 
     asyncio.run(scenario())
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from loratory.cli.main import main
 from loratory.config.load import dump_config, load_config
-from loratory.runs.control import Command, Control
+from loratory.runs.control import Command, Control, send
 from loratory.runs.events import Finished, Notice, Paused, SampleLoss, Saved, Started, Step
 from loratory.runs.recorder import Recorder
-from loratory.runs.store import EventReader, RunDirectory
+from loratory.runs.store import EventReader, RunDirectory, new_record
 from material import make_set, write_config
 
 Call = Callable[..., tuple[int, str, str]]
@@ -63,6 +63,28 @@ def crash(run: RunDirectory) -> None:
 
 def sent(run: RunDirectory) -> list[Command]:
     return Control(run.control).poll()
+
+
+def test_a_name_is_that_of_the_output_before_it_is_the_beginning_of_another(
+    loratory: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = {name: RunDirectory.create(Path("runs"), name, "") for name in ("fox", "fox2", "fox2-old")}
+    for run in runs.values():
+        run.write_record(dataclasses.replace(new_record(), status="done"))
+    for name, found in (("fox", "fox"), ("fox2", "fox2"), ("fox2-o", "fox2-old")):
+        assert loratory("runs", "stop", name)[2].startswith(f"error: {runs[found].path} is not being trained")
+    RunDirectory.create(Path("runs"), "fox", "")
+    said = loratory("runs", "stop", "fox")[2]
+    assert "“fox” could be any of" in said and "fox2" not in said
+
+
+def test_what_cannot_be_removed_is_not_obeyed_at_every_step(run: RunDirectory) -> None:
+    (run.control / "1-pause.json").mkdir()
+    send(run.control, Command("save"))
+    assert sent(run) == [Command("save")] and sent(run) == []
+    Control(run.control).discard()
+    assert (run.control / "1-pause.json").is_dir()
 
 
 # ----------------------------------------------------------------------------------------------------- commands

@@ -6,13 +6,15 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from loratory.runs.store import ALIVE, RunDirectory, liveness
-from nano_run import headless_weights, is_done, last_of, nano_config, same_bytes, steps_of, the_run, weights
+from nano_run import headless_weights, is_done, last_of, nano_config, new_run, same_bytes, steps_of, the_run, weights
 from terminal import ENVIRONMENT, PROGRAM, Terminal, wait_for
 
 pytestmark = [
@@ -91,23 +93,35 @@ def test_a_signal_ends_the_screens_and_not_the_run(terminal: Terminal, tmp_path:
     assert not re.search("Traceback|error", "\n".join(terminal.lines()))
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_leaving_with_a_run_going_shows_a_progress_line(terminal: Terminal, tmp_path: Path, times: int) -> None:
+def test_leaving_with_a_run_going_shows_a_progress_line(terminal: Terminal, tmp_path: Path) -> None:
     run = start_from_plan(terminal, tmp_path, steps=4000)
     terminal("send-keys", "C-q")
     terminal.wait_for("goes on in this process")
     terminal.wait_for(r"training .*step \d+/4000")
-    terminal("send-keys", *["C-c"] * times)
+    terminal("send-keys", "C-c")
     terminal.wait_for("train --resume")
     assert terminal.exit_code() == 1
     assert liveness(run.read_record()) == "stopped"
     steps = steps_of(run)
     assert steps == list(range(1, len(steps) + 1)) and len(steps) < 4000
-    states = [path.stem for path in run.state.glob("*.pt")]
-    if times == 1:
-        assert int(max(states)) == steps[-1]
-    else:
-        assert last_of(run).message.startswith("Stopped at once")
+    assert int(max(path.stem for path in run.state.glob("*.pt"))) == steps[-1]
+
+
+def test_stopping_at_once_while_the_engine_is_loaded(terminal: Terminal, tmp_path: Path) -> None:
+    run = new_run(tmp_path, 4000)
+    terminal.run([*PROGRAM, "watch", str(run.path)])
+    terminal.wait_for("Nobody trains this run")
+    terminal("send-keys", "c")
+    terminal.wait_for("in this program")
+    terminal("send-keys", "h", "C-q")
+    terminal.wait_for("goes on in this process")
+    terminal("send-keys", "C-c")
+    terminal.wait_for("Ctrl-C again stops at once")  # there is no step yet after which it could stop
+    terminal("send-keys", "C-c")
+    terminal.wait_for("Stopped at once")
+    assert terminal.exit_code() == 1
+    assert liveness(run.read_record()) == "stopped" and steps_of(run) == []
+    assert last_of(run).message.startswith("Stopped at once")
 
 
 def test_several_viewers_and_one_that_only_looks(terminal: Terminal, tmp_path: Path) -> None:
@@ -148,3 +162,25 @@ def test_several_viewers_and_one_that_only_looks(terminal: Terminal, tmp_path: P
         if record is not None and liveness(record) in ALIVE:
             os.kill(record.pid, signal.SIGKILL)
     assert liveness(run.read_record()) == "stopped"
+
+
+@pytest.mark.parametrize("said", ["starting the planner", "reading pictures and model"])
+def test_leaving_while_the_plan_is_made(terminal: Terminal, tmp_path: Path, isolated: Path, said: str) -> None:
+    terminal.run([*PROGRAM, str(nano_config(tmp_path, STEPS))])
+    terminal.wait_for(said)
+    terminal("send-keys", "C-q")
+    assert terminal.exit_code() == 0
+    assert not re.search("Traceback|error", "\n".join(terminal.lines()))
+    wait_for(lambda: not planners_of(isolated), 20)
+    assert not (tmp_path / "runs").exists()
+
+
+def planners_of(home: Path) -> list[int]:
+    """The processes that plan for programs with that home."""
+    found: list[int] = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            is_planner = "loratory.training.plan_server" in process.cmdline()
+            if is_planner and process.environ().get("LORATORY_HOME") == str(home):
+                found.append(process.pid)
+    return found

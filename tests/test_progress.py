@@ -205,7 +205,9 @@ class TestProgress:
         lost_events = [each for each in told(lost, done) if getattr(each, "step", 0) > done]
         again = [start(done), *told(after, done)]
         crashed = folded(start(), *kept_events, state, *lost_events, *again)
-        clean = folded(start(), *kept_events, state, *again)
+        # What people changed is part of the run's history: the process that goes on makes it again.
+        changes = [each for each in lost_events if isinstance(each, Obeyed)]
+        clean = folded(start(), *kept_events, state, *changes, *again)
         assert same(figures(crashed), figures(clean))
 
     def test_another_first_step_begins_all_anew(self) -> None:
@@ -258,6 +260,19 @@ class TestProgress:
         assert progress.finished is not None
         progress.add(Timed(3.0, Phase("loading", 0, 1)))
         assert progress.finished is None, "another process has it in hand"
+
+    def test_a_change_after_the_state_is_made_again_at_its_step(self) -> None:
+        progress = folded(start(), step(1), step(2), step(3), Obeyed("rate", 3, "0.5"), start(1))
+        assert progress.adjustments.rate == 1.0
+        for number in (2, 3):
+            progress.add(Timed(float(number), step(number)))
+        assert progress.adjustments.rate == 0.5
+
+    def test_a_step_whose_pictures_are_all_left_out_has_no_loss(self) -> None:
+        nothing = dataclasses.replace(step(2), loss=0.0, grad_norm=0.0, samples=[])
+        progress = folded(start(), step(1), nothing, step(3))
+        assert progress.step == 3 and progress.losses.tail(5) == [0.1, 0.1]
+        assert progress.smoothed.last == pytest.approx(0.1) and 0.0 not in progress.grad_norms.tail(5)
 
     @pytest.mark.parametrize(
         "event",

@@ -310,6 +310,31 @@ def test_asked_twice_the_run_ends_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert sent == [signal.SIGTERM] * 2 and states(queue) == {"fox": "waiting"}
 
 
+def test_a_process_of_another_machine_is_not_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = filled(tmp_path, "fox")
+    heard: list[bool] = []
+
+    class Asked(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            run = RunDirectory(Path(queue.find("fox").run))
+            heard.append(any(run.control.glob("*-stop.json")))
+            run.write_record(replace(new_record(), status="stopped", host="elsewhere"))
+            return True
+
+    stopping = Stopping(Asked())
+
+    def trains(run: RunDirectory) -> int:
+        run.write_record(replace(new_record(), status="running", host="elsewhere"))
+        stopping.ask()
+        stopping.ask()
+        return os.getpid()
+
+    monkeypatch.setattr(queue_runner, "start_detached", trains)
+    monkeypatch.setattr(queue_runner.os, "kill", lambda *_: pytest.fail("that process is another's"))
+    work_through(queue, [].append, stopping)
+    assert heard == [True] and states(queue) == {"fox": "waiting"}
+
+
 def test_a_stop_after_the_run_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = filled(tmp_path, "fox", "hare")
 

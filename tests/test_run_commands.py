@@ -1,9 +1,11 @@
 """What a run does when it is told something while it trains, and what it tells of itself."""
 
+import errno
 import json
+import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from loratory import atomic
 from loratory.adapters.lora import AdapterLayer
 from loratory.errors import LoratoryError
+from loratory.runs import recorder
 from loratory.runs.control import Command, send
 from loratory.runs.events import (
     Continued,
@@ -30,7 +34,8 @@ from loratory.runs.events import (
 )
 from loratory.runs.store import EventReader, RunDirectory
 from loratory.training import commands, loop
-from loratory.training.commands import Commands
+from loratory.training.commands import Commands, Order, obey_first
+from loratory.training.distributed import Ranks
 from loratory.training.engine import Engine
 from loratory.training.weights_norm import WeightsNorm
 from material import make_set
@@ -129,6 +134,35 @@ def test_a_pause_changes_nothing(tmp_path: Path, telling: dict[int, list[Command
     assert same_bytes(saved(whole), saved(paused))
 
 
+def test_other_processes_hear_of_a_pause_and_make_the_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, telling: dict[int, list[Command]]
+) -> None:
+    said: list[Order] = []
+
+    def tell(_ranks: Ranks, order: Any) -> Any:
+        said.extend([order] if isinstance(order, Order) else [])
+        return order
+
+    def rest(_seconds: float) -> None:
+        if said[-1].word == "wait":
+            (directory,) = (tmp_path / "runs").iterdir()
+            send(directory / "control", Command("resume"))
+
+    monkeypatch.setattr(Ranks, "tell", tell)
+    monkeypatch.setattr(commands, "_REASSURE_EVERY_S", 0.0)
+    monkeypatch.setattr(commands, "time", SimpleNamespace(sleep=rest, monotonic=time.monotonic))
+    telling[1] = [Command("pause"), Command("rate", "0.5")]
+    train(config_in(tmp_path))
+    assert [order.word for order in said] == ["go on", "wait", "wait", "go on", "go on", "go on"]
+
+    heard, adopted = iter(said[1:4]), []
+    other = SimpleNamespace(tell=lambda _order: next(heard))
+    windows = SimpleNamespace(adopt=lambda done, changes: adopted.append((done, changes)))
+    assert obey_first(other, windows, 1)  # pyright: ignore[reportArgumentType]
+    assert adopted == [(1, (Command("rate", "0.5"),))] and next(heard, None) is None
+    assert not obey_first(SimpleNamespace(tell=lambda _order: Order("stop")), windows, 2)  # pyright: ignore[reportArgumentType]
+
+
 # -- sample
 
 
@@ -167,6 +201,57 @@ def test_without_prompts_there_is_nothing_to_draw(tmp_path: Path, telling: dict[
     assert finished.status == "done" and not of_kind(events, Sampled) and not of_kind(events, Obeyed)
     assert any("has no prompts" in message for message in notices(events))
     assert any("--zz is not known" in message for message in notices(events))
+
+
+def test_what_the_sampler_cannot_draw_is_refused_before_it_begins(
+    tmp_path: Path, telling: dict[int, list[Command]]
+) -> None:
+    telling[1] = [Command("sample", f"fox {QUICK} --ss pndm")]
+    finished, _, events = train(config_in(tmp_path))
+    assert finished.status == "done" and not of_kind(events, Obeyed)
+    assert any("The sampler pndm works with 4 to 1000 steps" in message for message in notices(events))
+
+
+class Disk:
+    """Has no room for pictures until they have been tried a few times. tried: is called each time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, times: int, tried: Callable[[], None] = lambda: None) -> None:
+        self.left, self.replacing, self.tried = times, atomic.replacing, tried
+        monkeypatch.setattr(atomic, "replacing", self)
+        monkeypatch.setattr(recorder, "RETRY_EVERY_S", 0.02)
+        monkeypatch.setattr(recorder, "_LISTEN_EVERY_S", 0.01)
+
+    def __call__(self, path: Path, **options: Any) -> Any:
+        if path.suffix == ".png" and self.left:
+            self.left -= 1
+            self.tried()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.replacing(path, **options)
+
+
+def test_a_picture_waits_for_room_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, telling: dict[int, list[Command]]
+) -> None:
+    Disk(monkeypatch, times=2)
+    telling[2] = [Command("sample", f"a fox {QUICK}")]
+    finished, run, events = train(config_in(tmp_path))
+    assert finished.status == "done" and len(of_kind(events, Sampled)) == 1 == len(list(run.samples.iterdir()))
+    (paused,), _ = of_kind(events, Paused), of_kind(events, Continued)
+    assert "disk is full: a picture could not be written" in paused.reason
+    assert not any("could not be drawn" in message for message in notices(events))
+
+
+def test_a_run_that_waits_for_room_for_a_picture_can_be_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, telling: dict[int, list[Command]]
+) -> None:
+    def stop() -> None:
+        (directory,) = (tmp_path / "runs").iterdir()
+        send(directory / "control", Command("stop"))
+
+    Disk(monkeypatch, times=100, tried=stop)
+    telling[2] = [Command("sample", f"a fox {QUICK}")]
+    with pytest.raises(LoratoryError, match="disk is full"):
+        train(config_in(tmp_path))
 
 
 # -- skip, unskip, rate

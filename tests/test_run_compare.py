@@ -95,7 +95,8 @@ def test_a_glance_reads_the_end_only(tmp_path: Path) -> None:
     run = make_run(tmp_path, losses=LOSSES)
     assert glance(run).loss == pytest.approx(0.1) and glance(run, with_loss=False).loss is None
     step = encode(Step(1, 1, 0.5, {}, {}, 1.0, 1.0, 0.0))
-    run.events.write_text("x" * 10**6 + "\n" + f"{step}\n" * 10 + '{"v":1,"t":1,"kind":"st', "utf-8")
+    empty = encode(Step(2, 1, 0.0, {}, {}, 0.0, 1.0, 0.0))  # all of its pictures are left out
+    run.events.write_text("x" * 10**6 + "\n" + f"{step}\n{empty}\n" * 10 + '{"v":1,"t":1,"kind":"st', "utf-8")
     assert glance(run).loss == pytest.approx(0.5)
     run.record.unlink()
     run.events.unlink()

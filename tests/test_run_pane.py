@@ -23,9 +23,9 @@ from loratory.terminal.modes import Graphics
 from loratory.tui.app import LoratoryApp
 from loratory.tui.keymaps import Keymaps
 from loratory.tui.project import Project
-from loratory.tui.run.lines import changed_cells
 from loratory.tui.run.screen import RunScreen
 from loratory.tui.text import ASCII, UNICODE, Glyphs
+from loratory.tui.widgets.changes import changed_cells
 
 _WAIT_S = 20.0
 

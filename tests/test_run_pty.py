@@ -16,6 +16,7 @@ import torch
 from loratory.runs.control import Command, send
 from loratory.runs.store import RunDirectory, liveness, newest_state
 from loratory.runs.way_back import resume_command
+from loratory.tui.run.body import VIEWS
 from nano_run import headless_weights, is_done, last_of, new_run, same_bytes, steps_of, timed_steps, weights
 from pty_screen import PtyScreen
 from terminal import ENVIRONMENT, PROGRAM, Terminal, wait_for
@@ -43,13 +44,22 @@ def screens() -> Iterator[list[PtyScreen]]:
         screen.end()
 
 
-def train_in_dashboard(screens: list[PtyScreen], run: RunDirectory) -> PtyScreen:
-    """Opens a run that nobody has trained yet in the dashboard, starts it there, and waits for some steps."""
+def open_dashboard(screens: list[PtyScreen], run: RunDirectory) -> PtyScreen:
+    """Opens a run that nobody has trained yet; `h` starts it in this very program."""
     screen = PtyScreen(["watch", str(run.path)], SIZE)
     screens.append(screen)
     screen.wait_for("Nobody trains this run")
-    screen.press("ch")
-    wait_for(lambda: len(steps_of(run)) >= 5, 120)
+    screen.press("c")
+    screen.wait_for("h here, in this program")
+    return screen
+
+
+def train_in_dashboard(screens: list[PtyScreen], run: RunDirectory) -> PtyScreen:
+    """Trains a run in the process of the dashboard, and waits for its first steps."""
+    screen = open_dashboard(screens, run)
+    screen.press("h")
+    screen.wait_for("this program, in a thread")
+    wait_for(lambda: not is_done(run) and len(steps_of(run)) >= 5, 120)
     return screen
 
 
@@ -107,15 +117,13 @@ def test_the_terminal_closes(
     screens: list[PtyScreen], tmp_path: Path, headless: dict[str, torch.Tensor], stalled: bool
 ) -> None:
     run = new_run(tmp_path, STEPS)
-    screen = PtyScreen(["watch", str(run.path)], SIZE)
-    screens.append(screen)
-    screen.wait_for("Nobody trains this run")
+    screen = open_dashboard(screens, run)
     if stalled:  # and then what the program waits for, to have its writing taken, never comes
         screen.stall()
-    screen.press("ch")
+    screen.press("h")
     if stalled:
         wait_for(lambda: run.record.exists(), 60)
-        screen.press("L" * 400)
+        screen.press("\t" * 400)
         wait_for(screen.is_blocked)
     wait_for(lambda: len(steps_of(run)) >= 2)
     screen.close_terminal()
@@ -129,7 +137,7 @@ def test_nobody_reads_what_the_dashboard_writes(screens: list[PtyScreen], tmp_pa
     run = new_run(tmp_path, MANY)
     screen = train_in_dashboard(screens, run)
     screen.stall()
-    screen.press("L" * 400)  # an even number: the chart is as before in the end
+    screen.press("\t" * 80 * len(VIEWS))  # turns through them, and is where it was
     wait_for(screen.is_blocked)
     before = timed_steps(run)[-1]
     wait_for(lambda: timed_steps(run)[-1].time_s - before.time_s > STALL_S, STALL_S + 60)

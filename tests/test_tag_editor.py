@@ -8,7 +8,7 @@ import pytest
 from textual.widgets import TextArea
 
 from editor_app import make_pictures, open_editor
-from loratory.tui.editor import Told
+from loratory.tui.told import Told
 
 SIX = {
     "001_river": "mizutsune, feral, blue eyes, german shepherd, dog",

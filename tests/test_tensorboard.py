@@ -149,6 +149,7 @@ def test_numbers_of_a_step() -> None:
     assert found["lr/d*lr/unet"] == 2e-3
     assert dict(scalars.of(step(3, 1.5)))["loss/average"] == 1.0
     assert dict(scalars.of(step(4, 2.5)))["loss/average"] == 2.0  # of the last epoch's two steps
+    assert not any(tag.startswith("loss/") for tag, _ in scalars.of(step(5, 0.0))), "its pictures are left out"
 
 
 def test_numbers_beside_the_steps() -> None:

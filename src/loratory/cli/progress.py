@@ -324,6 +324,7 @@ class _Lines:
                 if step.step == self._pace.total_steps:
                     self._say_latest()
             case Paused() | Continued() as event:
+                self._latest = ""  # of before the pause: behind it, it would look as if the run went on
                 self.paused = _say_pause(event, self.paused)
             case event:
                 _say(event)

@@ -297,6 +297,11 @@ class Draft:
         return _values_of({}, self._inherited)
 
 
+def replaced(before: Draft, after: Draft) -> list[str]:
+    """The ways to give the run's length that an edit took out: one excludes the others."""
+    return [key for key in _LENGTHS if before.value(key) is not None and after.value(key) is None]
+
+
 def _inherited(name: str, folder: Path) -> dict[str, Any]:
     """What a preset and those it starts from say. Raises LoratoryError."""
     given: dict[str, Any] = {}

@@ -9,6 +9,8 @@ from loratory.config.unbuilt import unbuilt_settings
 
 # `complaint` and the sentences about unbuilt settings name the setting first, or after the file they come from.
 _NAMED = re.compile(r"(?:^|: )([a-z_]+(?:\.[a-z0-9_]+)?)(?=\[| = |: )")
+# Others name it in what there is to do: `Correct model.pretrained_model_name_or_path.`
+_ANYWHERE = re.compile(r"\b[a-z_]+\.[a-z0-9_]+\b")
 
 
 class Problem(NamedTuple):
@@ -35,5 +37,6 @@ def unbuilt_problems(config: Config) -> list[Problem]:
 
 
 def named_setting(sentence: str) -> str:
-    """The setting that a sentence about a configuration names first, "" for none."""
-    return next((found[1] for found in _NAMED.finditer(sentence) if found[1] in FIELDS), "")
+    """The setting that a sentence about a configuration is about, else the first it names; "" for none."""
+    named = [found[1] for found in _NAMED.finditer(sentence)] + _ANYWHERE.findall(sentence)
+    return next((name for name in named if name in FIELDS), "")

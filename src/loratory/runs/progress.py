@@ -3,11 +3,11 @@
 Steps that were lost with a process are forgotten when the next one starts before them.
 """
 
-import copy
 import math
 import statistics
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from loratory.dataset.listing import parse_folder_name
 from loratory.runs.adjustments import Adjustments, at, history
@@ -23,7 +23,6 @@ from loratory.runs.events import (
     Paused,
     Phase,
     Sampled,
-    SampleLoss,
     Saved,
     Started,
     StateSaved,
@@ -99,16 +98,19 @@ class ConceptLoss:
         return self.losses.between(1, self.losses.last_step, _CONCEPT_HISTORY).mean.tolist()
 
 
-@dataclass(frozen=True)
-class _Visit:
+class _Visit(NamedTuple):
     image: str
+    folder: str
     loss: float  # over what is expected; NaN where it was no number
 
 
 class Progress:
-    """Folds events, in the order they were written. Reading its attributes is all that viewers do."""
+    """Folds events, in the order they were written. Reading its attributes is all that viewers do.
 
-    def __init__(self) -> None:
+    norm: shared with a Diagnosis that is given each event after this, so that losses are learned once.
+    """
+
+    def __init__(self, norm: TimestepNorm | None = None) -> None:
         self.started: Started | None = None
         self.started_s = 0.0
         self.phase: Phase | None = None
@@ -136,7 +138,7 @@ class Progress:
         self.rates: dict[str, Series] = {}
         self.effective_rates: dict[str, Series] = {}
         self.weight_norms: dict[str, Series] = {}
-        self.norm = TimestepNorm()
+        self.norm = norm or TimestepNorm()
         self._norms: deque[tuple[int, TimestepNorm]] = deque(maxlen=_KEPT_NORMS)
         self._visits: deque[tuple[int, tuple[_Visit, ...]]] = deque(maxlen=NEWEST)
         # Not taken back with the steps that were lost: whoever goes on makes them again.
@@ -242,7 +244,7 @@ class Progress:
             case StateSaved(step=step, took_s=took_s) as state:
                 self.states.append((timed.time_s, state))
                 self._spent["save"] += took_s
-                self._norms.append((step, copy.deepcopy(self.norm)))
+                self._norms.append((step, self.norm.copy()))
             case Sampled(took_s=took_s) as sampled:
                 self.samples.append((timed.time_s, sampled))
                 self._spent["sample"] += took_s
@@ -280,47 +282,45 @@ class Progress:
         self._spent["step"] += max(0.0, step.step_s - step.data_s)
         _add_all(self.rates, step.step, step.lr)
         _add_all(self.effective_rates, step.step, step.effective_lr)
-        visits = tuple(_Visit(each.image, self._normalise(each)) for each in step.samples)
+        losses = self.norm.learn(step)
+        visits = tuple(
+            _Visit(sample.image, _folder(sample.image), min(loss, _FURTHEST))  # NaN stays NaN
+            for sample, loss in zip(step.samples, losses, strict=True)
+        )
         self._visits.append((step.step, visits))
-        known = [visit.loss for visit in visits if visit.loss == visit.loss]
         if visits:
-            value = sum(known) / len(known) if len(known) == len(visits) else math.nan
+            value = sum(visit.loss for visit in visits) / len(visits)
             self.normalised.add(step.step, value)
             _smooth(self.normalised_smoothed, step.step, value)
         by_folder: defaultdict[str, list[float]] = defaultdict(list)
         for visit in visits:
             self._add_visit(step.step, visit)
-            by_folder[_folder(visit.image)].append(visit.loss)
-        for folder, losses in by_folder.items():
-            self.concepts[folder].losses.add(step.step, sum(losses) / len(losses))
-
-    def _normalise(self, sample: SampleLoss) -> float:
-        loss = self.norm.add(sample.timestep, sample.loss)
-        return min(loss, _FURTHEST)  # NaN stays NaN
+            by_folder[visit.folder].append(visit.loss)
+        for folder, of_folder in by_folder.items():
+            self.concepts[folder].losses.add(step.step, sum(of_folder) / len(of_folder))
 
     def _add_visit(self, step: int, visit: _Visit) -> None:
-        image = self.images.get(visit.image)
-        folder = _folder(visit.image)
+        name, folder, loss = visit
         concept = self.concepts.get(folder)
         if concept is None:
             repeats, _, problem = parse_folder_name(folder.rpartition("/")[2])
             concept = self.concepts[folder] = ConceptLoss(folder, None if problem else repeats)
+        image = self.images.get(name)
         if image is None:
-            image = self.images[visit.image] = ImageLoss(visit.image)
-        if not image.count and not image.broken:
+            image = self.images[name] = ImageLoss(name)
             concept.images += 1
         concept.visits += 1
-        if visit.loss == visit.loss:
+        if loss == loss:
             image.count += 1
-            image.total += visit.loss
-            image.recent.append((step, visit.loss))
+            image.total += loss
+            image.recent.append((step, loss))
             concept.count += 1
-            concept.total += visit.loss
+            concept.total += loss
         else:
             image.broken += 1
 
     def _take_back_visit(self, visit: _Visit) -> None:
-        image, concept = self.images[visit.image], self.concepts[_folder(visit.image)]
+        image, concept = self.images[visit.image], self.concepts[visit.folder]
         concept.visits -= 1
         if visit.loss == visit.loss:
             image.count -= 1
@@ -360,9 +360,9 @@ class Progress:
         while self._norms and self._norms[-1][0] > step:
             self._norms.pop()
         if step <= 0:
-            self.norm = TimestepNorm()
+            self.norm = TimestepNorm() if self.norm.count else self.norm
         elif self._norms and self._norms[-1][0] == step:
-            self.norm = copy.deepcopy(self._norms[-1][1])
+            self.norm = self._norms[-1][1].copy()
 
 
 def _folder(image: str) -> str:

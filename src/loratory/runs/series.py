@@ -95,22 +95,37 @@ class Series:
 
     def between(self, first: int, last: int, most: int) -> Spans:
         """The steps from `first` to `last` as at most `most` stretches of equal length; the values while they fit."""
-        rows = _singles(np.array(self._steps, np.float64), np.array(self._values, np.float64))
-        if self._old is not None and first <= self._folded:
-            rows = _joined(self._old, rows)
-        inside = (rows.last >= first) & (rows.first <= last)
-        rows = _Rows(*(column[inside] for column in rows))
+        rows = self._rows(first, last)
         most = max(1, most)
         if len(rows.first) > most:
             # By the window rather than by what there is: a stretch stays what it was while steps are added.
             rows = _merged(rows, np.floor((np.maximum(rows.first, first) - first) * most / (last - first + 1)))
-        known = rows.known > 0
-        with np.errstate(all="ignore"):
-            mean = np.where(known, rows.total / np.maximum(rows.known, 1), np.nan)
-        low, high = np.where(known, rows.low, np.nan), np.where(known, rows.high, np.nan)
-        # A sum of values near the largest float is none.
-        mean = np.where(known & ~np.isfinite(mean), high, mean)
-        return Spans(rows.first, rows.last, low, high, mean, rows.broken)
+        return _spans(rows)
+
+    def columns(self, first: int, last: int, count: int) -> Spans:
+        """The steps from `first` to `last` as `count` equal stretches, left out where there are no steps.
+
+        What is in a stretch never changes once a later one has begun, whatever else is added to the series; only where
+        a stretch is shorter than what old steps are kept as, by what these become.
+        """
+        rows = self._rows(first, last)
+        wide = last - first + 1
+        if wide > max(1, count) and len(rows.first):
+            # As long as a span will be at the window's end, so that no span ever lies in two stretches.
+            unit = _span_width(last)
+            unit = unit if wide >= unit * count else 1
+            starts = np.maximum((rows.first - 1) // unit * unit + 1, first)
+            rows = _merged(rows, np.floor((starts - first) * count / wide))
+        return _spans(rows)
+
+    def _rows(self, first: int, last: int) -> _Rows:
+        """All that is known of the steps from `first` to `last`."""
+        start, end = np.searchsorted(np.frombuffer(self._steps, np.int64), (first, last + 1)) if self._steps else (0, 0)
+        rows = _singles(np.array(self._steps[start:end], np.float64), np.array(self._values[start:end], np.float64))
+        if self._old is not None and first <= self._folded:
+            inside = (self._old.last >= first) & (self._old.first <= last)
+            rows = _joined(_Rows(*(column[inside] for column in self._old)), rows)
+        return rows
 
     def tail(self, count: int) -> list[float]:
         """The newest values, at most `count`."""
@@ -123,9 +138,26 @@ class Series:
         self._folded = int(rows.last[-1])
         if self._old is not None:
             rows = _joined(self._old, rows)
-        while (self._folded - 1) // self._width >= _SPANS:
-            self._width *= 2
+        self._width = max(self._width, _span_width(self._folded))
         self._old = _merged(rows, np.floor((rows.first - 1) / self._width))
+
+
+def _span_width(steps: int) -> int:
+    """How many steps a span has in a series of so many."""
+    width = 1
+    while (steps - 1) // width >= _SPANS:
+        width *= 2
+    return width
+
+
+def _spans(rows: _Rows) -> Spans:
+    known = rows.known > 0
+    with np.errstate(all="ignore"):
+        mean = np.where(known, rows.total / np.maximum(rows.known, 1), np.nan)
+    low, high = np.where(known, rows.low, np.nan), np.where(known, rows.high, np.nan)
+    # A sum of values near the largest float is none.
+    mean = np.where(known & ~np.isfinite(mean), high, mean)
+    return Spans(rows.first, rows.last, low, high, mean, rows.broken)
 
 
 def _singles(steps: Floats, values: Floats) -> _Rows:

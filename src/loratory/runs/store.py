@@ -146,12 +146,13 @@ def _read_record(body: Any) -> RunRecord:
     given: dict[str, Any] = {}
     for each in dataclasses.fields(RunRecord):
         value: Any = body.get(each.name, each.default)
-        if each.type is float and type(value) in (int, float) and math.isfinite(value):
-            given[each.name] = float(value)
-        elif type(value) is each.type or each.name == "status":
-            given[each.name] = value
-        else:
+        if each.type is float and type(value) is int:
+            value = float(value)
+        if (each.name != "status" and type(value) is not each.type) or (
+            each.type is float and not math.isfinite(value)
+        ):
             raise ValueError(f"not the record of a run: {each.name}")
+        given[each.name] = value
     return RunRecord(**given)
 
 

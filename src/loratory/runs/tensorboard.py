@@ -21,9 +21,10 @@ from pathlib import Path
 from loratory.config.schema import Config
 from loratory.runs.diagnosis import TimestepNorm
 from loratory.runs.events import Event, Hardware, Sampled, Started, Step, Timed, Validated, Weights, decode
-from loratory.runs.store import RunDirectory
+from loratory.runs.store import RunDirectory, is_full_disk
 
 FOLLOW_EVERY_S = 1.0
+RETRY_EVERY_S = 10.0
 # A log on a network disk that hangs must not keep a run that is done from ending.
 _LAST_WAIT_S = 30.0
 _ENDING = ".loratory"
@@ -34,8 +35,9 @@ _LONGEST_PROMPT = 60
 def following(run: RunDirectory, config: Config, tell: Callable[[str], None]) -> Generator[None]:
     """Writes the log of `run` while the body trains it, if `output.log_with` asks for one.
 
-    In a thread that reads the run's events: the training neither knows nor waits. A log that cannot be written is given
-    up with one sentence to `tell`, which is called in that thread. When the body ends, what is left is written.
+    In a thread that reads the run's events: the training neither knows nor waits. On a full disk it is written anew when
+    there is room. A log that cannot be written is given up with one sentence to `tell`, which is called in that thread
+    while the body goes on, and not after. When the body ends, what is left is written.
     """
     if config.output.log_with != "tensorboard":
         yield
@@ -43,15 +45,21 @@ def following(run: RunDirectory, config: Config, tell: Callable[[str], None]) ->
     ended = threading.Event()
 
     def follow() -> None:
-        try:
-            with EventLog(run, config.output.logging_dir / run.name) as log:
-                while not ended.wait(FOLLOW_EVERY_S):
+        while True:
+            try:
+                with EventLog(run, config.output.logging_dir / run.name) as log:
+                    while not ended.wait(FOLLOW_EVERY_S):
+                        log.catch_up()
                     log.catch_up()
-                log.catch_up()
-        except Exception as error:
-            logging.getLogger(__name__).exception("the log for TensorBoard")
-            reason = (error.strerror if isinstance(error, OSError) else None) or error
-            tell(f"The log for TensorBoard cannot be written and is given up: {reason}. The run goes on.")
+                return
+            except Exception as error:
+                if is_full_disk(error) and not ended.wait(RETRY_EVERY_S):
+                    continue
+                logging.getLogger(__name__).exception("the log for TensorBoard")
+                reason = (error.strerror if isinstance(error, OSError) else None) or error
+                if not ended.is_set():  # nothing follows a run's last word
+                    tell(f"The log for TensorBoard cannot be written and is given up: {reason}. The run goes on.")
+                return
 
     thread = threading.Thread(target=follow, name="tensorboard", daemon=True)
     thread.start()

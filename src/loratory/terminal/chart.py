@@ -5,7 +5,7 @@ Layers lie over each other: where two meet in a character the dots of both stay,
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -23,6 +23,7 @@ Line = tuple[Piece, ...]
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 # So far apart stand the letters of a named curve, and so far are those of the next one moved.
 _LETTER_EVERY, _LETTER_SHIFT = 16, 5
+_BAND_SLACK = 0.02
 _NEAREST = 3  # a curve is worth more than labels that take a third of its room
 
 
@@ -57,7 +58,8 @@ class ChartView:
 
     curves: the lowest layer first. marks: steps with a cross at the top, such as those whose loss was no number.
     window: first and last step shown, None for all. log: magnitudes; what is not above 0 is a gap. empty: stands there
-    where there is nothing to draw.
+    where there is nothing to draw. subject: what is shown; a chart on the screen that goes on showing it keeps its
+    scale as long as it can.
     """
 
     curves: Sequence[Curve] = ()
@@ -66,6 +68,7 @@ class ChartView:
     window: tuple[float, float] | None = None
     log: bool = False
     empty: str = "no values yet"
+    subject: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,18 @@ def legend(view: ChartView) -> list[LegendEntry]:
     return [LegendEntry(_LETTERS[i % len(_LETTERS)], curve.name, curve.role) for i, curve in enumerate(named)]
 
 
-def draw_chart(view: ChartView, width: int, height: int, *, ascii_only: bool = False) -> list[Line]:
+def draw_chart(
+    view: ChartView,
+    width: int,
+    height: int,
+    *,
+    ascii_only: bool = False,
+    settle: Callable[[Scale], Scale] = lambda scale: scale,
+) -> list[Line]:
     """The chart as exactly `height` lines of `width` characters: the curves over one line for the steps.
 
     Every value is drawn where its column is, so that no peak is lost. With one line there is no room for steps.
+    settle: makes the scale that is drawn from the one that the values just fit; it has to hold them all.
     """
     width, height = max(0, width), max(0, height)
     series = [_series(curve.steps, curve.values, log=view.log) for curve in view.curves]
@@ -105,7 +116,7 @@ def draw_chart(view: ChartView, width: int, height: int, *, ascii_only: bool = F
     if window is None or not known.size:
         return _said(view.empty, width, height)
     plot_height = height - 1 if height > 1 else height
-    scale = Scale(float(known.min()), float(known.max()), log=view.log)
+    scale = settle(Scale(float(known.min()), float(known.max()), log=view.log))
     labels = tick_labels(scale, plot_height)
     gutter = max(map(len, labels), default=0)
     if gutter + 2 > width // _NEAREST:
@@ -147,6 +158,20 @@ def moved(window: tuple[float, float], whole: tuple[float, float], by: float) ->
     wide = window[1] - window[0]
     first = min(max(window[0] + by * wide, whole[0]), max(whole[0], whole[1] - wide))
     return (first, min(first + wide, whole[1]))
+
+
+def steady_band(before: Band, now: Band, scale: Scale) -> Band:
+    """Where the band was, at the steps of now, while no end of it has moved by more than two in a hundred of a scale.
+
+    What is expected is estimated anew with each step: drawn to the dot, two lines over the whole chart would tremble.
+    """
+    ends = [np.asarray(end, np.float64) for end in (before.low, before.high, now.low, now.high)]
+    if scale.is_flat or len({end.shape for end in ends}) != 1:
+        return now
+    with np.errstate(all="ignore"):
+        low, high, its_low, its_high = (scale.shares(end) for end in ends)
+    moved_by = np.abs(np.concatenate([low - its_low, high - its_high]))
+    return Band(now.steps, before.low, before.high, now.role) if np.all(moved_by < _BAND_SLACK) else now
 
 
 # --- the layers ---

@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 _MOST_LABELS = 5
 # From one to the next, what was six multiples or more is still three: so there are three labels wherever there is room.
 _ROUND = (1.0, 2.0, 2.5, 5.0)
+# The ends of a scale that is kept are multiples of about a tenth of it.
+_PARTS = 10
+_LOG_ENDS = (1, 1.5, 2, 3, 5, 7)
+_FILLED = 0.5
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,49 @@ class Scale:
             return (values > low).astype(np.float64)
         with np.errstate(over="ignore"):  # a value far outside, where the scale is tiny
             return (values / 2 - low / 2) / span
+
+
+def steady_scale(before: Scale | None, now: Scale) -> Scale:
+    """A scale with round ends that holds the values of `now`: the one before, unless they leave it or leave it empty.
+
+    It widens as soon as a value is outside, and narrows when the values fill less than half of it.
+    """
+    if before is not None and before.log == now.log and before.low <= now.low and now.high <= before.high:
+        ends = np.array([now.low, now.high])
+        if not before.is_flat and float(np.diff(before.shares(ends))[0]) >= _FILLED:
+            return before
+    return rounded(now)
+
+
+def rounded(scale: Scale) -> Scale:
+    """The scale with its ends moved outwards to round numbers; more than half of it is the one given."""
+    if scale.is_flat:
+        return scale
+    # A narrow one is as good as straight, and its ends can be rounder to the point.
+    if scale.log and scale.high / 4 > scale.low:
+        low, high = _round_below(scale.low), _round_above(scale.high)
+    else:
+        span = scale.high - scale.low
+        if not (math.isfinite(span) and span > 0):
+            return scale
+        step = next((step for step, _ in _steps(span / _PARTS) if step >= span / _PARTS), 0.0)
+        if not step or not math.isfinite(scale.low / step) or not math.isfinite(scale.high / step):
+            return scale
+        # A hair's breadth of room: what is a round number but for the last digit is one.
+        low, high = math.floor(scale.low / step + 1e-9) * step, math.ceil(scale.high / step - 1e-9) * step
+    if not (math.isfinite(low) and math.isfinite(high) and (low > 0 or not scale.log)):
+        return scale
+    return Scale(min(low, scale.low), max(high, scale.high), log=scale.log)
+
+
+def _round_below(value: float) -> float:
+    exponent = math.floor(math.log10(value))
+    return max((end for head in _LOG_ENDS if (end := float(f"{head}e{exponent}")) <= value), default=value)
+
+
+def _round_above(value: float) -> float:
+    exponent = math.floor(math.log10(value))
+    return min((end for head in (*_LOG_ENDS, 10) if (end := float(f"{head}e{exponent}")) >= value), default=value)
 
 
 def tick_labels(scale: Scale, rows: int) -> list[str]:

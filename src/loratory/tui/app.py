@@ -20,28 +20,31 @@ from textual import events
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.filter import LineFilter
+from textual.message import Message
 from textual.message_pump import MessagePump
 
-from loratory.editing.session import Session, open_session
 from loratory.errors import FAILED, LoratoryError
 from loratory.paths import cache_dir, config_dir
 from loratory.terminal.modes import Graphics
 from loratory.terminal.probe import settle
 from loratory.tui.ascii_only import AsciiOnly
+from loratory.tui.first_frame import FirstFrame, is_loaded, module_of
 from loratory.tui.in_turn import KeysInTurn
 from loratory.tui.keymaps import Keymaps
 from loratory.tui.project import Project, open_project
-from loratory.tui.screens.tags import TagsScreen
 from loratory.tui.text import ASCII, UNICODE, Glyphs, Harmless
 
 if TYPE_CHECKING:
     from loratory.config.schema import Config
+    from loratory.editing.session import Session
     from loratory.runs.host_thread import RunThread
     from loratory.runs.store import RunDirectory
     from loratory.tui.pane import Pane
+    from loratory.tui.screens.tags import TagsScreen
 
 # So long an orderly end may take once the terminal is gone; captions are written to the last in any case.
 _ORDERLY_END_S = 5.0
+_FIRST_FRAME = "first-frame"  # the mode it has; panes have theirs by their names
 
 
 class Left(NamedTuple):
@@ -67,7 +70,7 @@ class LoratoryApp(App[None]):
 
     def __init__(
         self,
-        session: Session | None,
+        session: "Session | None",
         keymaps: Keymaps,
         graphics: Graphics,
         glyphs: Glyphs = UNICODE,
@@ -83,7 +86,7 @@ class LoratoryApp(App[None]):
         self._glyphs = glyphs
         self._first = first
         self.project = project or Project(Path.cwd(), Path.cwd() / "runs")
-        self._editor = None if session is None else TagsScreen(self, session, keymaps("tags"), glyphs, graphics)
+        self._editor = None if session is None else self._make_editor(session)
         self.panes: dict[str, Pane] = {}
         self.read_only = read_only
         self._shown_run: RunDirectory | None = None
@@ -118,13 +121,36 @@ class LoratoryApp(App[None]):
         if editor is not None:
             self.add_mode("tags", lambda: editor)
             self.switch_mode("tags")
-        else:
+        elif is_loaded(self._first):
             self.show_pane(self._first)
+        else:
+            frame = FirstFrame(
+                self._first, self.project, self._keymaps(self._first), self._glyphs, self._leave_first_frame
+            )
+            self.add_mode(_FIRST_FRAME, lambda: frame)
+            self.switch_mode(_FIRST_FRAME)
+            return
+        self._collect_garbage_again()
+
+    def _make_editor(self, session: "Session") -> "TagsScreen":
+        from loratory.tui.screens.tags import TagsScreen  # not where no dataset is open
+
+        return TagsScreen(self, session, self._keymaps("tags"), self._glyphs, self._graphics)
+
+    def _leave_first_frame(self, typed: list[Message]) -> None:
+        """The pane it stood for can be made now; it gets the keys that were typed meanwhile."""
+        if self.current_mode == _FIRST_FRAME:
+            self.show_pane(self._first)
+            for event in typed:
+                self.post_message(event)
+        self._collect_garbage_again()
+
+    def _collect_garbage_again(self) -> None:
         if not gc.isenabled():  # `loratory DIR` switches it off to start sooner
             self.call_after_refresh(_collect_garbage_again)
 
     @property
-    def editor_screen(self) -> TagsScreen:
+    def editor_screen(self) -> "TagsScreen":
         """The tag editor. Raises LoratoryError where no dataset is open."""
         if self._editor is None:
             raise LoratoryError(
@@ -257,7 +283,7 @@ class LoratoryApp(App[None]):
 
     def rename(self, work: Callable[[], object], done: str) -> None:
         """Renames folders once all captions are written, and has every pane look at them anew; `done` tells of it."""
-        from loratory.tui.editor import Told
+        from loratory.tui.told import Told
 
         def renamed(result: object) -> None:
             told = Told.of(result) if isinstance(result, LoratoryError) else Told(done)
@@ -274,7 +300,7 @@ class LoratoryApp(App[None]):
     def _make_pane(self, name: str) -> "Pane":
         from loratory.tui.pane import DatasetPane
 
-        kind = getattr(importlib.import_module(f"loratory.tui.{name}.screen"), f"{name.capitalize()}Screen")
+        kind = getattr(importlib.import_module(module_of(name)), f"{name.capitalize()}Screen")
         rest = self._keymaps(name), self._glyphs, self._graphics
         return kind(self, self.editor_screen.session, *rest) if issubclass(kind, DatasetPane) else kind(self, *rest)
 
@@ -297,8 +323,10 @@ class LoratoryApp(App[None]):
         self.leave()
 
     def action_say_quit(self) -> None:
-        from loratory.tui.editor import Told
+        from loratory.tui.told import Told
 
+        if self.current_mode == _FIRST_FRAME:
+            return  # it is in front for a moment only
         front = self.panes.get(self.current_mode) or self.editor_screen
         front.tell(Told("ctrl+q leaves; everything is saved already"))
 
@@ -346,13 +374,19 @@ def run(
     if (size.columns, size.lines) < (1, 1):
         raise LoratoryError("The terminal says it has no size.", hint="`stty rows 24 columns 80` tells it.")
     project = open_project(path)
-    session = None if project.dataset is None else open_session(project.dataset)
+    session = None
+    if project.dataset is not None:
+        from loratory.editing.session import open_session
+
+        session = open_session(project.dataset)
     keymaps = Keymaps(config_dir() / "keys.toml")
     encoding = (sys.stdout.encoding or "").lower()
     ascii_only = ascii_only or not encoding.startswith("utf")
     graphics = settle("ascii" if ascii_only and preview is None else preview, os.environ)
     glyphs = ASCII if ascii_only else UNICODE
-    first = first or ("plan" if project.config is not None else "run")
+    if not first:
+        has_run = session is None and project.config is None and project.newest_run() is not None
+        first = "run" if has_run else "plan"
     app = LoratoryApp(session, keymaps, graphics, glyphs, project=project, first=first, read_only=read_only)
     problem: LoratoryError | None = None
     try:

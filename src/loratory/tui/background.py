@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from loratory.editing.facts import trained_line
 from loratory.errors import LoratoryError
-from loratory.tui.editor import Told
+from loratory.tui.told import Told
 
 if TYPE_CHECKING:
     from loratory.editing.checks.context import CheckContext

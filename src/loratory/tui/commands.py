@@ -10,7 +10,8 @@ from loratory.errors import LoratoryError
 from loratory.tags.edits import Edit
 from loratory.tags.text import key
 from loratory.tags.vocabulary.model import SITES, Site
-from loratory.tui.editor import Editor, Told
+from loratory.tui.editor import Editor
+from loratory.tui.told import Told
 
 
 @dataclass(frozen=True)

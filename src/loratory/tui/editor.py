@@ -2,9 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from loratory.editing.checks.finding import CaptionFinding, Fix, RecipeFix
 from loratory.editing.checks.fixing import plan_fixes
@@ -17,28 +15,10 @@ from loratory.tags.journal import Outcome
 from loratory.tags.text import key
 from loratory.tui.finding_index import FindingIndex
 from loratory.tui.selection import Selection
+from loratory.tui.told import Tell, Told
 from loratory.tui.writer import Writer
 
 _RECENT = 30
-
-
-@dataclass(frozen=True)
-class Told:
-    """A line about what happened. wrong: something was not done."""
-
-    text: str
-    wrong: bool = False
-
-    @classmethod
-    def of(cls, error: LoratoryError, what: str = "") -> "Told":
-        """What an error says, and what to do about it; `what` it is about first."""
-        return cls(f"{what}{error.message} {error.hint}".strip(), wrong=True)
-
-
-class Tell(Protocol):
-    def __call__(self, told: Told, instead_of: Told | None = None) -> None:
-        """Shows a sentence; given another one, only if that is still the one shown."""
-        ...
 
 
 class Editor:

@@ -13,12 +13,12 @@ from loratory.tags.diff import unified
 from loratory.tags.edits import Remove
 from loratory.tags.journal import Batch
 from loratory.tags.text import decode
-from loratory.tui.editor import Told
 from loratory.tui.insert import Purpose
 from loratory.tui.pane import key_lines
 from loratory.tui.review import Review
 from loratory.tui.screens.overlays import Choice, TableRow, TableScreen, TextScreen, ZoomScreen
 from loratory.tui.text import plain
+from loratory.tui.told import Told
 
 if TYPE_CHECKING:
     from loratory.tui.screens.tags import TagsScreen

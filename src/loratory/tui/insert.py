@@ -9,8 +9,9 @@ from loratory.errors import LoratoryError
 from loratory.tags.edits import Add, Rename
 from loratory.tags.query import parse_query
 from loratory.tags.text import key, split_tags
-from loratory.tui.editor import Editor, Told
+from loratory.tui.editor import Editor
 from loratory.tui.text import Glyphs
+from loratory.tui.told import Told
 from loratory.tui.widgets.prompt import Prompt, Row, Suggestions
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from loratory.editing.items import Item
 from loratory.tags.edits import Add, Dedupe, Edit, Move, Remove, Several, Sort
 from loratory.tags.text import key
-from loratory.tui.editor import Told
 from loratory.tui.insert import Purpose
 from loratory.tui.keys import Action, hints, shown_keys
 from loratory.tui.review import Review
+from loratory.tui.told import Told
 
 if TYPE_CHECKING:
     from loratory.tui.screens.tags import TagsScreen

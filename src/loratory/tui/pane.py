@@ -12,18 +12,18 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
 
-from loratory.editing.session import Session
 from loratory.errors import LoratoryError
 from loratory.terminal.modes import Graphics
-from loratory.tui.editor import Told
+from loratory.tui.frame import footer_line, frame_line, message_lines
 from loratory.tui.keys import Keymap, shown_keys, written_key
 from loratory.tui.project import Project
 from loratory.tui.text import Glyphs, plain, printable
-from loratory.tui.views import footer_line, frame_line, message_lines, title_line
+from loratory.tui.told import Told
 from loratory.tui.widgets.prompt import Prompt, PromptLine
 
 if TYPE_CHECKING:
     from loratory.config.schema import Config
+    from loratory.editing.session import Session
     from loratory.runs.host_thread import RunThread
     from loratory.runs.store import RunDirectory
 
@@ -316,11 +316,13 @@ class Pane(Screen[None]):
 class DatasetPane(Pane):
     """A pane that shows the pictures of a dataset."""
 
-    def __init__(self, panes: Panes, session: Session, keymap: Keymap, glyphs: Glyphs, graphics: Graphics) -> None:
+    def __init__(self, panes: Panes, session: "Session", keymap: Keymap, glyphs: Glyphs, graphics: Graphics) -> None:
         super().__init__(panes, keymap, glyphs, graphics)
         self.session = session
 
     def title_content(self, width: int) -> Content:
+        from loratory.tui.views import title_line  # a pane without pictures needs nothing of the tag editor
+
         return title_line(self.session, self.place(), self.name_of_pane, width, self.glyphs)
 
 

@@ -15,6 +15,8 @@ from rich.style import Style
 from textual._compositor import ChopsUpdate, Compositor
 from textual.strip import Strip
 
+from loratory.tui.widgets.changes import is_even
+
 _RESET = "\x1b[0m"
 _SYSTEMS = {"standard": ColorSystem.STANDARD, "256": ColorSystem.EIGHT_BIT, "truecolor": ColorSystem.TRUECOLOR}
 # What ends an attribute. Bold and dim end together.
@@ -36,14 +38,17 @@ class SparingUpdate(ChopsUpdate):
 
     def render_segments(self, console: Console) -> str:
         pen = _Pen(console)
+        copied: set[tuple[int, int]] = set()
         for y, x1, x2 in self.spans:
             for end, (x, strip) in zip(self.chop_ends[y], self.chops[y].items(), strict=False):
-                if strip is not None and x < x2 and end > x1:
-                    first, last = max(x, x1), min(end, x2)
-                    if strip.cell_length == len(strip.text):
-                        pen.write(first, y, strip.crop(first - x, last - x))
-                    else:  # a wide character must not be cut in two
-                        pen.copy(x, y, strip.crop(0, last - x))
+                if strip is None or x >= x2 or end <= x1:
+                    continue
+                first, last = max(x, x1), min(end, x2)
+                if is_even(strip.text):
+                    pen.write(first, y, strip.crop(first - x, last - x))
+                elif (x, y) not in copied:  # wide characters and marks must not be cut
+                    pen.copy(x, y, strip)
+                    copied.add((x, y))
         return pen.said()
 
 

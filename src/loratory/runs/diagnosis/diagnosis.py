@@ -29,11 +29,12 @@ class Diagnosis:
     """Judges a run from its events, in the order they were written. Pure: the same events give the same alarms.
 
     tags: the tags of each picture as events name it, where the captions are known; without them no tag is judged.
-    Memory grows with the number of pictures and tags, not with that of steps.
+    norm: of whoever folds the same events before this, to be learned from them once; it is left alone as soon as the
+    two must differ. Memory grows with the number of pictures and tags, not with that of steps.
     """
 
-    def __init__(self, tags: Mapping[str, Sequence[str]] | None = None) -> None:
-        self.norm = TimestepNorm()
+    def __init__(self, tags: Mapping[str, Sequence[str]] | None = None, *, norm: TimestepNorm | None = None) -> None:
+        self.norm = norm or TimestepNorm()
         self.alarms: list[Alarm] = []
         self._step = 0
         self._files: list[Saved | StateSaved] = []
@@ -62,8 +63,7 @@ class Diagnosis:
         looks = tuple(self._looks(event)) if isinstance(event, Step) else ()
         seen = Seen(event, looks, self.norm.deviation, self.norm.level if isinstance(event, Validated) else 0.0)
         found = [told for rule in self._rules for told in rule.add(seen)]
-        for told in found:
-            self.norm.move(told.factor)
+        self._move_norm(math.prod(told.factor for told in found))
         new = [self._alarm(timed.time_s, told) for told in found]
         if isinstance(event, NotANumber):  # it says what its step said, and more
             self.alarms = [alarm for alarm in self.alarms if (alarm.rule, alarm.step) != ("nan", event.step)]
@@ -72,10 +72,15 @@ class Diagnosis:
         return new
 
     def _looks(self, step: Step) -> Iterator[Look]:
-        for sample in step.samples:
-            normalised = self.norm.add(sample.timestep, sample.loss)
+        for sample, normalised in zip(step.samples, self.norm.learn(step), strict=True):
             if 0.0 < normalised < math.inf:
                 yield Look(sample.image, math.log(normalised))
+
+    def _move_norm(self, factor: float) -> None:
+        """A level that has changed is usual from now on: for this judgement, not for the curve that shows it."""
+        if factor != 1.0:
+            self.norm = self.norm.copy()
+            self.norm.move(factor)
 
     def _alarm(self, time_s: float, told: Told) -> Alarm:
         sentence, path = told.sentence, ""

@@ -15,7 +15,7 @@ from textual.widgets import Static
 
 from loratory.errors import LoratoryError
 from loratory.runs.store import RunDirectory
-from loratory.tui.editor import Told
+from loratory.tui.frame import frame_line
 from loratory.tui.gallery.asking import ask_for_sample, listening, proposed_prompt
 from loratory.tui.gallery.place import Look, Place
 from loratory.tui.gallery.shelf import Finder, Shelf
@@ -23,7 +23,7 @@ from loratory.tui.gallery.sources import Difference, Thumbnails, psnr_db, settin
 from loratory.tui.gallery.views import empty_text, list_view, place_words, settings_lines, whole_line
 from loratory.tui.pane import Pane
 from loratory.tui.text import printable
-from loratory.tui.views import frame_line
+from loratory.tui.told import Told
 from loratory.tui.widgets.preview import Preview
 from loratory.tui.widgets.table import Table, TableView
 
@@ -34,10 +34,10 @@ _LOOK_EVERY_S = 1.0
 _WIDE = 120
 
 _HELP = """\
-Samples are drawn while a run trains; h l go through the steps of one prompt,
-j k to another prompt at the same step. Space sets the first picture of the
-prompt beside the one you look at: with sample_at_first that is the base model.
-Grids come from `loratory grid RUN`.
+Samples are drawn while a run trains. h and l go through the steps of one
+prompt, j and k to another prompt at the same step. Space sets the first
+picture of the prompt beside this one: with sample_at_first that is what the
+base model draws. Grids come from `loratory grid RUN`.
 """
 
 _Result = TypeVar("_Result")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from loratory.config.draft import Draft
 from loratory.errors import LoratoryError
 from loratory.tui.plan.findings import PlanFinding, worst
-from loratory.tui.plan.rows import Row, form_rows, matches, moved, place_of, step, table_start
+from loratory.tui.plan.rows import Row, form_rows, hits, moved, place_of, step, table_start
 
 
 class Browsing:
@@ -65,12 +65,23 @@ class Browsing:
             raise LoratoryError("There is nothing to say against a setting.")
         return next(each for each in self._findings if each.key == self.key)
 
-    def search(self, by: int) -> None:
-        """To the next or the last setting that has what is searched. Raises LoratoryError where none has."""
+    def search(self, text: str) -> tuple[int, int]:
+        """To the first setting that has `text`, as `search_on` tells it. Raises LoratoryError where none has."""
+        found = hits(text) if text else []
+        if not found:
+            raise LoratoryError(f"No setting has {text} in its name or its help." if text else "Nothing was typed.")
+        self.searched = text
+        self.go_to(found[0])
+        return 1, len(found)
+
+    def search_on(self, by: int) -> tuple[int, int]:
+        """To the next or the last hit, going round; which it is, from 1, and of how many. Raises LoratoryError."""
         if not self.searched:
             raise LoratoryError("Nothing was searched yet: / searches.")
-        if not self._find(lambda row: matches(row.key, self.searched), by):
-            raise LoratoryError(f"No setting has {self.searched} in its name or its help.")
+        found = hits(self.searched)
+        at = found.index(self.key) + by if self.key in found else 0
+        self.go_to(found[at % len(found)])
+        return at % len(found) + 1, len(found)
 
     def _find(self, fits: Callable[[Row], bool], by: int) -> bool:
         place = step(self.rows, self.cursor, by, lambda row: row.is_setting and fits(row))

@@ -32,6 +32,8 @@ def _facts(draft: Draft, key: str) -> list[str]:
     facts: list[str] = []
     if key != "preset":
         base = draft.base(key)
+        if FIELDS[key].default_factory is not None and draft.origin(key) != "preset":  # it follows other settings
+            base = draft.reset(key).value(key)
         said = typed(key, base) if base is not None and base != "" and base != [] else "left out"
         named = draft.preset if draft.origin(key) == "preset" or key in draft.changed() else None
         facts.append(f"{f'in preset {named}' if named else 'by default'}: {said}")

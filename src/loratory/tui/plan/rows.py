@@ -89,7 +89,19 @@ def place_of(rows: tuple[Row, ...], key: str) -> int | None:
     return next((index for index, row in enumerate(rows) if row.key == key), None)
 
 
-def matches(key: str, text: str) -> bool:
-    """Whether a setting's name, title or help holds every word of a search."""
-    about = f"{key} {HEAD.get(key, '')} {FIELDS[key].description or ''}".casefold()
-    return all(word in about for word in text.casefold().split())
+def hits(text: str) -> list[str]:
+    """The settings with every word of a search: first those that have them in the name, then those in the help.
+
+    Of the names, one that is the very text comes first: others have `resolution` in theirs, too.
+    """
+    words = text.casefold().split()
+    named: list[str] = []
+    explained: list[str] = []
+    for key in FIELDS:
+        name = f"{key} {HEAD.get(key, '')}".casefold()
+        if all(word in name for word in words):
+            named.append(key)
+        elif all(word in f"{name} {FIELDS[key].description or ''}".casefold() for word in words):
+            explained.append(key)
+    named.sort(key=lambda key: key.rpartition(".")[2] != "_".join(words))
+    return named + explained

@@ -10,10 +10,10 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from loratory.config.draft import Draft
+from loratory.config.draft import Draft, replaced
 from loratory.config.draft_files import open_draft
 from loratory.errors import LoratoryError
-from loratory.tui.editor import Told
+from loratory.tui.frame import frame_line
 from loratory.tui.pane import Pane
 from loratory.tui.plan import journal
 from loratory.tui.plan.browsing import Browsing
@@ -26,7 +26,7 @@ from loratory.tui.plan.planning import Planning
 from loratory.tui.plan.report import finding_lines, plan_lines, summary
 from loratory.tui.plan.verbs import file_verbs
 from loratory.tui.text import fitted, plain
-from loratory.tui.views import frame_line
+from loratory.tui.told import Told
 from loratory.tui.widgets.prompt import Prompt, PromptLine
 
 _WIDE = 120
@@ -35,11 +35,12 @@ _FAR = 10_000
 _NOTHING = "Nothing differs from the preset and the defaults; c shows all settings."
 
 _HELP = """\
-The form holds every setting of a configuration. yours and preset say where a
-value comes from; a dot marks what differs from the preset and the defaults.
-x is an error, ! a warning, i worth knowing: i leads from one to the next.
-The plan is made anew after each change, in a process of its own. What is
-written here is kept until it is saved with w, also when the program ends.
+The form holds every setting of a configuration. At the right stands where
+a value comes from: yours or preset. A dot marks what differs from preset
+and defaults; x is an error, ! a warning, i worth knowing, and the key i
+leads from one to the next. The plan is made anew after each change, in a
+process of its own. What you change is kept until w writes it, also when
+the program ends.
 """
 
 
@@ -227,9 +228,11 @@ class PlanScreen(Pane):
             "previous-table": lambda: self._moving(lambda: self.browsing.move_table(-1)),
             "side": self._turn,
             "next-finding": self._next_finding,
-            "search": lambda: self.ask_for("search", None, self.browsing.searched, self._search),
-            "next-hit": lambda: self._moving(lambda: self.browsing.search(1)),
-            "previous-hit": lambda: self._moving(lambda: self.browsing.search(-1)),
+            "search": lambda: self.ask_for(
+                "search", None, "", lambda text: self._hit(self.browsing.search(text.strip()))
+            ),
+            "next-hit": lambda: self._hit(self.browsing.search_on(1)),
+            "previous-hit": lambda: self._hit(self.browsing.search_on(-1)),
             "edit": self._edit,
             "toggle": lambda: self.take(self.draft.choose(self._setting(), 1)),
             "untoggle": lambda: self.take(self.draft.choose(self._setting(), -1)),
@@ -267,13 +270,14 @@ class PlanScreen(Pane):
         return self.browsing.key
 
     def _next_finding(self) -> None:
-        finding = self.browsing.next_finding()
+        finding = self.browsing.next_finding()  # what it says stands in the help of its setting
         self._is_in_plan = False
-        self.tell(Told(f"{finding.severity}: {finding.message}", wrong=finding.severity == "error"))
+        self.tell(Told(f"{finding.severity}, {self._findings.index(finding) + 1} of {len(self._findings)}"))
 
-    def _search(self, text: str) -> None:
-        self.browsing.searched = text.strip()
-        self._moving(lambda: self.browsing.search(1))
+    def _hit(self, found: tuple[int, int]) -> None:
+        self._is_in_plan = False
+        number, count = found
+        self.tell(Told(f"{self.browsing.searched}: {number} of {count}" + ("; n goes on" if count > 1 else "")))
 
     def _step_in_time(self, draft: Draft, nothing: str) -> None:
         if draft is self.draft:
@@ -286,7 +290,13 @@ class PlanScreen(Pane):
 
     def _edit(self) -> None:
         key = self._setting()
-        self.ask_for(key, key, self.draft.typed(key), lambda text: self.take(self.draft.set(key, text)))
+        self.ask_for(key, key, self.draft.typed(key), lambda text: self._put(key, text))
+
+    def _put(self, key: str, text: str) -> None:
+        before, draft = self.draft, self.draft.set(key, text)
+        left = [each for each in replaced(before, draft) if each != key]
+        told = f"{' and '.join(left)} {'is' if len(left) == 1 else 'are'} left out now: {key} takes the place"
+        self.take(draft, told if left else "")
 
     # --- questions ---
 

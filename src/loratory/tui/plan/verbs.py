@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from loratory.config.draft import Draft, spoken_value
 from loratory.config.draft_files import OF_ONE_RUN, Occupied, open_draft, saved, saved_preset
-from loratory.config.presets import list_presets
+from loratory.config.presets import Preset, list_presets
 from loratory.config.toml_files import expanded
 from loratory.errors import LoratoryError
-from loratory.tui.editor import Told
 from loratory.tui.plan import journal
 from loratory.tui.plan.opening import configurations
-from loratory.tui.text import plain, printable
+from loratory.tui.text import fitted, plain, printable
+from loratory.tui.told import Told
 
 if TYPE_CHECKING:
     from loratory.tui.plan.screen import PlanScreen
@@ -155,7 +155,7 @@ def _choose_difference(screen: "PlanScreen") -> None:
     from loratory.tui.screens.overlays import TableRow
 
     rows: list[TableRow[_Opened]] = [
-        TableRow(f"{preset.name}  {preset.description}", partial(_show_difference, screen, preset.name))
+        TableRow(_preset_line(screen, "", preset), partial(_show_difference, screen, preset.name))
         for preset in list_presets()
     ]
     _choose(screen, "Compare with a preset", rows)
@@ -179,16 +179,21 @@ def _choose_draft(screen: "PlanScreen") -> None:
         when = datetime.fromtimestamp(kept.saved_s).strftime("%d %b %H:%M")
         name = kept.draft.path or f"a new draft in {kept.draft.folder}"
         rows.append(
-            TableRow(f"not written  {name}, {when}", partial(_open, screen, kept.draft, f"{name}, {when}", kept.origin))
+            TableRow(f"not written, {when}: {name}", partial(_open, screen, kept.draft, f"{name}, {when}", kept.origin))
         )
     for path in configurations(project):
         is_run = path.name == "config.toml" and path.parent.parent == project.runs_dir
-        text = f"run          {path.parent.name}" if is_run else f"file         {path.name}"
+        text = f"run     {path.parent.name}" if is_run else f"file    {path.name}"
         rows.append(TableRow(text, partial(_open_file, screen, path)))
     for preset in list_presets():
-        text = f"preset       {preset.name}: {preset.description}"
-        rows.append(TableRow(text, partial(_take_preset, screen, preset.name)))
+        rows.append(TableRow(_preset_line(screen, "preset  ", preset), partial(_take_preset, screen, preset.name)))
     _choose(screen, "Open a configuration, or start from a preset", rows)
+
+
+def _preset_line(screen: "PlanScreen", before: str, preset: Preset) -> str:
+    """A line of a list, cut where the screen ends: what describes a preset says the most at its beginning."""
+    line = f"{before}{preset.name:17} {preset.description}"
+    return fitted(line, max(20, screen.size.width - 4), screen.glyphs.ellipsis).rstrip()
 
 
 def _choose(screen: "PlanScreen", title: str, rows: "list[TableRow[_Opened]]") -> None:

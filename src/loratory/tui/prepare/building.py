@@ -9,9 +9,9 @@ from loratory.dataset.balance import MOST_REPEATS
 from loratory.dataset.findings import shown
 from loratory.dataset.listing import pictures
 from loratory.errors import LoratoryError
-from loratory.tui.editor import Told
 from loratory.tui.prepare.snapshot import Snapshot
 from loratory.tui.prepare.verb import Verb
+from loratory.tui.told import Told
 
 if TYPE_CHECKING:
     from loratory.imaging.recipe_toml import Prepare

@@ -8,10 +8,10 @@ from loratory.dataset.listing import pictures
 from loratory.editing.checks.finding import CaptionFinding, Fix, RecipeFix
 from loratory.errors import LoratoryError
 from loratory.imaging.recipe import BACKGROUNDS, CLEANS, FORMATS, Recipe
-from loratory.tui.editor import Told
 from loratory.tui.prepare.snapshot import Snapshot
 from loratory.tui.prepare.verb import Verb
 from loratory.tui.screens.overlays import Choice, TableRow, TableScreen
+from loratory.tui.told import Told
 
 if TYPE_CHECKING:
     from loratory.preparation.desk import Desk, Entry

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from loratory.imaging.recipe import Recipe
-from loratory.tui.editor import Told
 from loratory.tui.keys import Keymap
 from loratory.tui.prepare.actions import BOX_ACTIONS
 from loratory.tui.prepare.crop import Boxes, Kind, clamped, whole
 from loratory.tui.prepare.state import PrepareState, with_boxes
+from loratory.tui.told import Told
 
 if TYPE_CHECKING:
     from loratory.preparation.desk import Entry

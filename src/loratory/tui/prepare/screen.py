@@ -13,7 +13,6 @@ from textual.widgets import Static
 
 from loratory.editing.checks.finding import CaptionFinding
 from loratory.imaging.facts import PictureFacts
-from loratory.tui.editor import Told
 from loratory.tui.graphics.drawing import Source
 from loratory.tui.pane import DatasetPane, key_lines
 from loratory.tui.prepare import views
@@ -25,6 +24,7 @@ from loratory.tui.prepare.state import PrepareState
 from loratory.tui.prepare.verbs import Verbs
 from loratory.tui.prepare.work import Work
 from loratory.tui.text import plain
+from loratory.tui.told import Told
 from loratory.tui.widgets.preview import Preview
 
 if TYPE_CHECKING:

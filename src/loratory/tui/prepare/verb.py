@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from loratory.tui.editor import Told
+from loratory.tui.told import Told
 
 if TYPE_CHECKING:
     from loratory.preparation.desk import Entry

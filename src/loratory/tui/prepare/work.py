@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from loratory.errors import LoratoryError
 from loratory.imaging.facts import PictureFacts
-from loratory.tui.editor import Told
 from loratory.tui.prepare.snapshot import Snapshot, snapshot_of
 from loratory.tui.prepare.state import Progress
+from loratory.tui.told import Told
 from loratory.tui.writer import Writer
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from loratory.terminal.modes import Graphics
 from loratory.tui.run import facts, head, tables
 from loratory.tui.run.charts import ChartState, caption, chart_view
 from loratory.tui.run.head import Situation
-from loratory.tui.run.lines import Lines, SteadyChart
+from loratory.tui.run.lines import Lines
 from loratory.tui.text import Glyphs, fitted, plain
 from loratory.tui.widgets.chart import Chart
 from loratory.tui.widgets.preview import Preview
@@ -29,7 +29,7 @@ _ROOMY = (110, 30)  # columns and lines from which the overview has chart, lists
 _TALL = 34  # lines from which a narrow one has the chart too
 _LISTS = 9
 _SAID = 4
-_ADVICE = 4
+_ADVICE = 7  # as many as a reason, what to do about it and a command to copy need in 80 columns
 
 
 class Body(Vertical):
@@ -50,7 +50,7 @@ class Body(Vertical):
         with Horizontal(id="run-main"):
             with Vertical(id="run-left"):
                 yield Lines(id="run-caption")
-                yield SteadyChart(self._glyphs, id="run-chart")
+                yield Chart(self._glyphs, id="run-chart")
                 yield Lines(id="run-said")
                 yield Lines(id="run-lines")
                 yield Table(self._glyphs, id="run-table")

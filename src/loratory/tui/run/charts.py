@@ -10,11 +10,15 @@ import numpy as np
 from loratory.runs.progress import Progress
 from loratory.runs.series import Series
 from loratory.terminal.chart import Band, ChartView, Curve
+from loratory.tui.text import printable
 from loratory.tui.widgets.chart import RUN_ROLES
 
 Zoom = Literal["whole run", "last epoch", "last 100 steps"]
 ZOOMS: tuple[Zoom, ...] = ("whole run", "last epoch", "last 100 steps")
-_ZOOMED_STEPS, _JUMP = 100, 20
+_ZOOMED_STEPS, _JUMP = 100, 50
+# Where the window over a whole run ends: so many steps, or ten times, a hundred times … as many. From one to the next
+# what is drawn becomes a fifth narrower; in between no column that was drawn moves.
+_ENDS = (10, 12.5, 16, 20, 25, 32, 40, 50, 64, 80)
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Subject:
     def newest(self, progress: Progress) -> str:
         """The newest values as text, "" without any."""
         if self.of_parts is not None:
-            return "  ".join(f"{name} {spoken(series.last)}" for name, series in self.of_parts(progress).items())
+            parts = self.of_parts(progress)
+            return "  ".join(f"{spoken_part(name)} {spoken(series.last)}" for name, series in parts.items())
         series = self.line(progress) or self.raw(progress)
         return spoken(series.last) if series else ""
 
@@ -84,13 +89,23 @@ def spoken(value: float) -> str:
     return f"{value:.3g}" if 0.001 <= abs(value) < 10_000 else f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e+")
 
 
+def spoken_part(name: str) -> str:
+    """A trained part as it is called where room is short: `UNet`, `TE`, `TE 2`."""
+    if name == "unet":
+        return "UNet"
+    if name.startswith("text_encoder"):
+        return f"TE {name.removeprefix('text_encoder').strip('_')}".rstrip()
+    return printable(name)
+
+
 def window_of(progress: Progress, zoom: Zoom) -> tuple[int, int]:
     """First and last step of a zoom; it goes on in jumps, so that a chart stays where it is for many steps."""
     last = max(progress.step, 1)
     match zoom:
         case "whole run":
-            jump = 2 ** max(0, last.bit_length() - 3)
-            return 1, max(2, -(-last // jump) * jump)
+            power = 10 ** max(0, len(str(last)) - 2)
+            end = next(math.ceil(end * power) for end in (*_ENDS, 100) if end * power >= last)
+            return 1, max(2, min(end, progress.total_steps) if progress.total_steps >= last else end)
         case "last epoch":
             first = progress.first_step_of_epoch
             return first, first + max(1, progress.started.steps_per_epoch if progress.started else last) - 1
@@ -110,7 +125,7 @@ def chart_view(
         parts = subject.of_parts(progress)
         for index, (name, series) in enumerate(parts.items()):
             role = RUN_ROLES[index % len(RUN_ROLES)]
-            curves.append(_curve(series, window, most, role, name if len(parts) > 1 or others else ""))
+            curves.append(_curve(series, window, most, role, spoken_part(name) if len(parts) > 1 or others else ""))
     else:
         raw, line = subject.raw(progress), subject.line(progress)
         if raw and not others:
@@ -127,6 +142,7 @@ def chart_view(
         window=(float(window[0]), float(max(window[1], window[0] + 1))),
         log=state.log,
         empty=f" no {subject.short} yet",
+        subject=f"{subject.short}, {ZOOMS[state.zoom]}",
     )
 
 
@@ -134,7 +150,7 @@ def broken_steps(progress: Progress, window: tuple[int, int], most: int) -> list
     """The steps of a window whose loss or gradient was no number."""
     marks: set[float] = set()
     for series in (progress.losses, progress.grad_norms):
-        spans = series.between(*window, most)
+        spans = series.columns(*window, most)
         marks.update(spans.last[spans.broken > 0].tolist())
     return sorted(marks)
 
@@ -154,9 +170,9 @@ def caption(state: ChartState, progress: Progress) -> tuple[str, str]:
 def _curve(
     series: Series, window: tuple[int, int], most: int, role: str, name: str = "", as_dots: bool = False
 ) -> Curve:
-    spans = series.between(*window, most)
-    # Both ends of each stretch, one over the other: no peak is lost.
-    steps = np.repeat((spans.first + spans.last) / 2, 2)
+    spans = series.columns(*window, most)
+    # Both ends of each stretch, one over the other: no peak is lost. Where it begins: that stays as it grows.
+    steps = np.repeat(spans.first, 2)
     return Curve(steps, np.column_stack((spans.low, spans.high)).ravel(), role, as_dots, name)
 
 

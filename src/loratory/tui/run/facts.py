@@ -7,7 +7,7 @@ from textual.content import Content
 from loratory.runs.events import Card, Hardware
 from loratory.runs.progress import ConceptLoss, ImageLoss, Progress
 from loratory.terminal.curves import sparkline
-from loratory.tui.run.charts import SUBJECTS, spoken
+from loratory.tui.run.charts import SUBJECTS, spoken, spoken_part
 from loratory.tui.run.head import clock
 from loratory.tui.text import ASCII, Glyphs, fitted, plain, printable, wrapped
 from loratory.wording import spoken_bytes
@@ -86,8 +86,8 @@ def rate_lines(progress: Progress, width: int) -> list[Content]:
         found = progress.effective_rates.get(name)
         effective = found.last if found is not None else rate
         factor = f" x d {spoken(effective / rate)}" if rate and effective != rate else ""
-        lines.append(_fact("lr" if not lines else "", f"{printable(name)} {spoken(rate)}{factor}", width))
-    learned = [f"{printable(name)} {spoken(series.last)}" for name, series in progress.weight_norms.items()]
+        lines.append(_fact("lr" if not lines else "", f"{spoken_part(name)} {spoken(rate)}{factor}", width))
+    learned = [f"{spoken_part(name)} {spoken(series.last)}" for name, series in progress.weight_norms.items()]
     if learned:
         lines.append(_fact("norm", "  ".join(learned), width))
     return lines
@@ -190,7 +190,7 @@ def image_lines(progress: Progress, width: int, most: int, glyphs: Glyphs) -> li
 
 def _image_row(image: ImageLoss, is_skipped: bool, width: int, glyphs: Glyphs) -> str:
     tail = "NaN" if image.broken else spoken_loss(image.mean)
-    name = image.image.rpartition("/")[2] + (" (left out)" if is_skipped else "")
+    name = image.image + (" (left out)" if is_skipped else "")  # with its folder: many have a 001.png
     return f" {fitted(name, max(4, width - 9), glyphs.ellipsis)} {tail:>6}"
 
 

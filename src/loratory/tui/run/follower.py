@@ -23,11 +23,13 @@ _LOG_LINES = 500
 
 @dataclass(frozen=True)
 class Standing:
-    """How a run stands. last_state: what it can go on from. is_new: no process ever had it."""
+    """How a run stands. last_state: what it can go on from. is_new: no process ever had it. is_gone: its
+    folder is not there any more."""
 
     state: Liveness
     record: RunRecord | None
     last_state: SavedState | None = None
+    is_gone: bool = False
 
     @property
     def is_new(self) -> bool:
@@ -97,7 +99,8 @@ class Follower:
 
     def _read_standing(self) -> None:
         record = self.run.read_record()
-        standing = Standing(liveness(record), record, newest_state(self.run))
+        is_gone = record is None and not self.run.path.is_dir()
+        standing = Standing(liveness(record), record, newest_state(self.run), is_gone)
         if standing != self.standing:  # a heartbeat is a change too, every few seconds
             self.standing = standing
             self.version += 1

@@ -11,20 +11,10 @@ from loratory.runs.progress import Progress
 from loratory.runs.store import ALIVE, RunDirectory
 from loratory.runs.way_back import resume_command
 from loratory.tui.run.follower import Standing
+from loratory.tui.run.signs import colour_of, sign
 from loratory.tui.text import ASCII, Glyphs, fitted, plain, printable, wrapped
 from loratory.wording import spoken_pace, spoken_time
 
-_SIGNS = {
-    "starting": ("○", "o", "$text-accent"),
-    "running": ("●", "*", "$text-success"),
-    "paused": ("‖", "=", "$text-warning"),
-    "done": ("✓", "v", "$text-success"),
-    "stopped": ("■", "#", "$text-warning"),
-    "failed": ("✗", "x", "$text-error"),
-    "crashed": ("✗", "x", "$text-error"),
-    "silent": ("?", "?", "$text-warning"),
-    "not started": ("○", "o", "$text-warning"),
-}
 _OUT_OF_MEMORY = "out of memory"
 _NARROWEST_BAR = 10
 _DAY_S = 24 * 3600.0
@@ -44,9 +34,11 @@ class Situation:
 
     @property
     def state(self) -> str:
-        """The state in one word; "not started" for a run that no process ever had."""
+        """The state in one word; "not started" for a run that no process ever had, "gone" without its folder."""
         if self.standing is None:
             return "starting"
+        if self.standing.is_gone:
+            return "gone"
         if self.standing.is_new and self.progress.started is None and self.progress.phase is None:
             return "not started"
         return self.standing.state
@@ -59,12 +51,6 @@ class Situation:
     def is_out_of_memory(self) -> bool:
         finished = self.progress.finished
         return self.state == "failed" and finished is not None and _OUT_OF_MEMORY in finished.message.lower()
-
-
-def sign(state: str, glyphs: Glyphs) -> str:
-    """The glyph and the word of a state."""
-    glyph, letter, _ = _SIGNS[state]
-    return f"{letter if glyphs is ASCII else glyph} {state}"
 
 
 def clock(time_s: float, now_s: float) -> str:
@@ -96,7 +82,7 @@ def status_line(situation: Situation, width: int, glyphs: Glyphs) -> Content:
     said = f" {glyphs.dot} ".join(parts)
     word = sign(state, glyphs)
     room = width - cell_len(word) - 4
-    return Content.assemble(" ", (word, f"bold {_SIGNS[state][2]}"), "  ", (fitted(said, room), "$foreground-muted"))
+    return Content.assemble(" ", (word, f"bold {colour_of(state)}"), "  ", (fitted(said, room), "$foreground-muted"))
 
 
 def progress_line(situation: Situation, width: int, glyphs: Glyphs) -> Content:
@@ -171,6 +157,8 @@ def advice(situation: Situation) -> list[str]:
             told.append(f"{reason} p goes on.")
         case "silent":
             told.append("Its machine has not been heard of. If it is gone, c goes on here " + from_where + ".")
+        case "gone":
+            told.append(f"{situation.run.path} is not there any more. R lists the runs there are.")
         case "not started":
             told.append(f"Nobody trains this run. c starts it here. Elsewhere: {resume_command(situation.run)}")
         case _:

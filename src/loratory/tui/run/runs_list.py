@@ -19,12 +19,12 @@ from loratory.config.describe import show
 from loratory.errors import LoratoryError
 from loratory.runs.compare import Difference, Glance, glance, settings_diff
 from loratory.runs.store import ALIVE, RunDirectory, find_runs
+from loratory.tui.frame import footer_line
 from loratory.tui.keys import Action, Keymap, written_key
 from loratory.tui.pane import Panes, key_lines
 from loratory.tui.run.head import clock, sign
 from loratory.tui.screens.overlays import TextScreen
 from loratory.tui.text import Glyphs, plain, printable
-from loratory.tui.views import footer_line
 from loratory.tui.widgets.table import Column, Line, Table, TableView
 from loratory.wording import spoken_time
 

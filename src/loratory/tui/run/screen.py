@@ -12,27 +12,28 @@ from textual.timer import Timer
 from loratory.runs.events import Sampled
 from loratory.runs.store import RunDirectory
 from loratory.terminal.modes import Graphics
-from loratory.tui.editor import Told
+from loratory.tui.frame import frame_line
 from loratory.tui.keys import Keymap
 from loratory.tui.pane import Pane, Panes
-from loratory.tui.run import head
 from loratory.tui.run.body import VIEWS, Body, View
 from loratory.tui.run.charts import SUBJECTS, ZOOMS, ChartState
 from loratory.tui.run.follower import READ_EVERY_S, Follower
 from loratory.tui.run.head import Situation
+from loratory.tui.run.signs import sign
 from loratory.tui.run.verbs import Verbs
 from loratory.tui.sparing import SparingCompositor
 from loratory.tui.text import Glyphs
-from loratory.tui.views import frame_line
+from loratory.tui.told import Told
 from loratory.tui.widgets.table import Table
 
 _FIRST_LOOK_S = 0.1
 
 _HELP = """\
-The run is read from its folder, as by every other viewer; what you ask of it
-is left there and obeyed after the step in hand, also by a run in another
+The run is read from its folder, as by every other viewer. What you ask of
+it is left there and obeyed after the step in hand, also by a run in another
 terminal or on another machine. Quitting never ends a run.
-A picture's loss is over what is expected at its timesteps: 1.0 is as expected.
+A picture's loss is divided by what is usual at its timesteps: 1.0 is as
+expected. Between the dotted lines of that chart lie most healthy steps.
 """
 
 
@@ -168,7 +169,7 @@ class RunScreen(Pane):
         if self.follower is None:
             return frame_line(self.panes.project.directory.name, "", self.name_of_pane, width, self.glyphs)
         with self.follower.lock:
-            state = head.sign(self.situation(self.follower).state, self.glyphs)
+            state = sign(self.situation(self.follower).state, self.glyphs)
         return frame_line(self.follower.run.name, f"{state} ", self.name_of_pane, width, self.glyphs)
 
     def help_lines(self) -> list[str]:

@@ -10,8 +10,8 @@ from loratory.runs.adjustments import LARGEST_RATE, SMALLEST_RATE, rate_of
 from loratory.runs.control import Command, CommandName, send
 from loratory.runs.events import Obeyed
 from loratory.runs.store import RunDirectory
-from loratory.tui.editor import Told
 from loratory.tui.text import printable
+from loratory.tui.told import Told
 
 if TYPE_CHECKING:
     from loratory.runs.ladder import Rung
@@ -85,7 +85,7 @@ class Verbs:
         situation = self._writable()
         if not situation.is_alive:
             hint = "c goes on with it." if situation.state in _CAN_GO_ON else ""
-            raise LoratoryError(f"Nobody would obey: the run is {situation.state}.", hint=hint)
+            raise LoratoryError(f"Nobody would obey: the run {_stands(situation.state)}.", hint=hint)
         return situation
 
     def _send(self, name: CommandName, value: str = "", said: str = "") -> None:
@@ -113,11 +113,16 @@ class Verbs:
         first = self._follower().first_prompt or ""
 
         def answered(text: str) -> None:
+            from loratory.sampling.prompts import Prompt, parse_prompt  # not for the first paint
+
             self._listening()
             changed = text.strip() and text.strip() != first
+            if changed:  # flags are refused here rather than in the run's log
+                parse_prompt(text, Prompt("", "", 512, 512, 0, 20, 7.0))
             self._send("sample", text.strip() if changed else "", "the sample" if changed else "the samples")
 
-        self._pane.ask("sample now (Enter alone: those of the config)", first, answered)
+        self._pane.tell(Told("Enter alone draws all prompts of the configuration"))
+        self._pane.ask("sample now", first, answered)
 
     def stop(self) -> None:
         self._listening()
@@ -173,16 +178,16 @@ class Verbs:
     def go_on(self) -> None:
         situation = self._can_go_on()
         where = {
-            "h": ("here, in this program", lambda: self._resume(situation.run, detached=False)),
-            "d": ("detached, in a process of its own", lambda: self._resume(situation.run, detached=True)),
+            "h": ("here", lambda: self._resume(situation.run, detached=False)),
+            "d": ("in a process of its own", lambda: self._resume(situation.run, detached=True)),
         }
-        self._offer(f"The run is {situation.state}. Go on where?", where)
+        self._offer(f"The run {_stands(situation.state)}. Go on where?", where)
 
     def _can_go_on(self) -> "Situation":
         situation = self._writable()
         if situation.state not in _CAN_GO_ON:
             hint = "p goes on after a pause." if situation.state == "paused" else ""
-            raise LoratoryError(f"There is nothing to go on with: the run is {situation.state}.", hint=hint)
+            raise LoratoryError(f"There is nothing to go on with: the run {_stands(situation.state)}.", hint=hint)
         return situation
 
     def _resume(self, run: RunDirectory, *, detached: bool) -> None:
@@ -248,6 +253,10 @@ class Verbs:
             self._pane.attempt(lambda: self._resume(run, detached=True))
         else:
             self._pane.tell(Told("the run has ended before it could be moved"))
+
+
+def _stands(state: str) -> str:
+    return {"failed": "has failed", "crashed": "has crashed", "stopped": "was stopped"}.get(state, f"is {state}")
 
 
 def _settings(rung: "Rung") -> str:

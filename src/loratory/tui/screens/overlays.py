@@ -75,7 +75,8 @@ class TableScreen(ModalScreen[Choice[_Value] | None], Generic[_Value]):
     def _fill(self) -> None:
         options = self.query_one(OptionList)
         shown = [Option(plain(row.text, row.style)) for row in self._shown]
-        options.set_options(shown or [Option(plain(self._empty, "$foreground-muted"), disabled=True)])
+        empty = "Nothing here fits the filter." if self._rows else self._empty
+        options.set_options(shown or [Option(plain(empty, "$foreground-muted"), disabled=True)])
         if self._shown:
             options.highlighted = 0
 

@@ -23,13 +23,15 @@ from loratory.tags.journal import Batch
 from loratory.tags.query import Query, parse_query
 from loratory.terminal.modes import Graphics
 from loratory.tui.background import Background
-from loratory.tui.editor import Editor, Told
+from loratory.tui.editor import Editor
 from loratory.tui.finding_index import FindingIndex
+from loratory.tui.frame import footer_line, message_lines
 from loratory.tui.insert import SLOW_FACTS, Insert
 from loratory.tui.keys import Keymap, written_key
 from loratory.tui.normal import Normal
 from loratory.tui.text import Glyphs
-from loratory.tui.views import footer_line, message_lines, palette_line, panel_view, status_line, title_line
+from loratory.tui.told import Told
+from loratory.tui.views import palette_line, panel_view, status_line, title_line
 from loratory.tui.widgets.caption_area import CaptionArea
 from loratory.tui.widgets.image_list import ImageList
 from loratory.tui.widgets.preview import Preview

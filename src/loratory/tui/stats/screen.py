@@ -19,10 +19,10 @@ from loratory.dataset.concept_folders import ConceptFolders, find_concepts
 from loratory.dataset.goals import advised
 from loratory.dataset.what_if import WhatIf, start
 from loratory.errors import LoratoryError
-from loratory.tui.editor import Told
 from loratory.tui.pane import DatasetPane
 from loratory.tui.stats.sections import BALANCE, SECTIONS, Figures, balance_view, section_view
 from loratory.tui.text import fitted, plain
+from loratory.tui.told import Told
 from loratory.tui.widgets.table import Table, TableView
 
 if TYPE_CHECKING:
