@@ -21,11 +21,16 @@ from unittest import mock
 from PIL import Image
 from textual.pilot import Pilot
 
+from example_run import make_run
 from loratory.editing.session import Session
 from loratory.terminal.modes import Graphics
 from loratory.tui.app import LoratoryApp
+from loratory.tui.gallery.screen import GalleryScreen
 from loratory.tui.keymaps import Keymaps
+from loratory.tui.plan.screen import PlanScreen
 from loratory.tui.prepare.screen import PrepareScreen
+from loratory.tui.project import Project
+from loratory.tui.run.screen import RunScreen
 from loratory.tui.stats.screen import StatsScreen
 from loratory.tui.widgets.preview import Preview
 
@@ -111,6 +116,24 @@ flip = true
 """
 
 
+_CONFIGURATION = """\
+preset = "character-prodigy"
+
+[model]
+pretrained_model_name_or_path = "nano"
+
+[dataset]
+train_data_dir = "hearts"
+resolution = 256
+
+[network]
+network_dim = 16
+
+[output]
+output_name = "hearts"
+"""
+
+
 def dataset(parent: Path) -> Path:
     """The folder that the tag editor shows, made below `parent`."""
     folder = parent / "hearts" / "10_hrt"
@@ -152,13 +175,29 @@ def originals(parent: Path) -> Path:
     return folder
 
 
+def configuration(parent: Path) -> Path:
+    """A folder with three concepts and a configuration that trains them."""
+    concepts(parent)
+    (parent / "hearts.toml").write_text(_CONFIGURATION, encoding="utf-8")
+    return parent
+
+
+def run(parent: Path) -> Path:
+    """A folder with a run."""
+    return make_run(parent, PICTURES)
+
+
 @dataclass(frozen=True)
 class Shot:
-    """size: in cells. folder: makes what is shown. keys: lead there, typed once the pane of the last is ready."""
+    """size: in cells. folder: makes what is shown. keys: lead there, typed once the pane of the last is ready.
+
+    first: the pane that it is opened in; "" for the tag editor, with a dataset.
+    """
 
     size: tuple[int, int]
     folder: Callable[[Path], Path]
     keys: tuple[str, ...]
+    first: str = ""
 
 
 SHOTS = {
@@ -170,6 +209,9 @@ SHOTS = {
     "prepare": Shot(WIDE, originals, ("f2", "G")),
     "crop": Shot(SMALL, originals, ("f2", "c", "a")),
     "stats": Shot(SMALL, concepts, ("f3", "b")),
+    "plan": Shot((120, 34), configuration, ("slash", *"network_dim", "enter"), "plan"),
+    "run": Shot((120, 40), run, (), "run"),
+    "gallery": Shot((100, 30), run, ("end", "space"), "gallery"),
 }
 
 
@@ -182,7 +224,7 @@ def draw(name: str) -> str:
         mock.patch("time.strftime", return_value="14:02"),
     ):
         os.environ.pop("NO_COLOR", None)
-        return _standalone(asyncio.run(_shoot(shot.folder(Path(parent)), shot.size, shot.keys)))
+        return _standalone(asyncio.run(_shoot(shot, shot.folder(Path(parent)))))
 
 
 def text_of(svg: str) -> list[str]:
@@ -195,12 +237,17 @@ def text_of(svg: str) -> list[str]:
     return [" ".join(line.replace("\xa0", " ").split()) for line in joined]
 
 
-async def _shoot(directory: Path, size: tuple[int, int], keys: tuple[str, ...]) -> str:
-    app = LoratoryApp(Session(directory), Keymaps(), Graphics("half"))
+async def _shoot(shot: Shot, directory: Path) -> str:
+    if shot.first:
+        toml = directory / "hearts.toml"
+        project = Project(directory, directory / "runs", config=toml if toml.is_file() else None)
+        app = LoratoryApp(None, Keymaps(), Graphics("half"), project=project, first=shot.first)
+    else:
+        app = LoratoryApp(Session(directory), Keymaps(), Graphics("half"))
     try:
-        async with app.run_test(size=size) as pilot:
+        async with app.run_test(size=shot.size) as pilot:
             await _until(pilot, lambda: _is_still(app))
-            for key in keys:
+            for key in shot.keys:
                 await pilot.press({" ": "space"}.get(key, key))
                 if key in ("f2", "f3"):
                     await _until(pilot, lambda: _is_still(app))
@@ -216,6 +263,12 @@ def _is_still(app: LoratoryApp) -> bool:
         return pane.is_ready and pane.query_one(Preview).drawn
     if isinstance(pane, StatsScreen):
         return pane.is_mounted and not pane.is_counting
+    if isinstance(pane, PlanScreen):
+        return pane.is_mounted and bool(pane.plan) and not pane.planning.is_busy
+    if isinstance(pane, RunScreen):
+        return pane.is_mounted and pane.is_up_to_date and pane.query_one(Preview).drawn
+    if isinstance(pane, GalleryScreen):
+        return pane.is_mounted and pane.has_looked and all(each.drawn for each in pane.query(Preview))
     screen = app.editor_screen
     item = screen.editor.current
     facts = screen.session.facts

@@ -49,4 +49,4 @@ def test_a_verb_comes_before_a_folder_of_its_name(tmp_path: Path) -> None:
 
 def test_help_names_it(tmp_path: Path) -> None:
     said = loratory("--help", cwd=tmp_path).stdout
-    assert "DIR" in said and "Open the tag editor" in said
+    assert "PATH" in said and "Open the screens" in said

@@ -97,6 +97,7 @@ def test_without_a_terminal_progress_is_plain_lines(loratory: Call, tmp_path: Pa
     path = only_run(tmp_path).path
     patterns = [
         re.escape(f"run {path}"),
+        "loading PyTorch",
         "reading the dataset",
         "loading the base model",
         r"caching latents 1/3",

@@ -112,11 +112,11 @@ def test_stopping_at_once_while_the_engine_is_loaded(terminal: Terminal, tmp_pat
     terminal.run([*PROGRAM, "watch", str(run.path)])
     terminal.wait_for("Nobody trains this run")
     terminal("send-keys", "c")
-    terminal.wait_for("in this program")
+    terminal.wait_for("Go on where")
     terminal("send-keys", "h", "C-q")
     terminal.wait_for("goes on in this process")
     terminal("send-keys", "C-c")
-    terminal.wait_for("Ctrl-C again stops at once")  # there is no step yet after which it could stop
+    terminal.wait_for("stopping after the step in hand")  # there is no step yet after which it could stop
     terminal("send-keys", "C-c")
     terminal.wait_for("Stopped at once")
     assert terminal.exit_code() == 1
@@ -149,7 +149,7 @@ def test_several_viewers_and_one_that_only_looks(terminal: Terminal, tmp_path: P
         for viewer in viewers:
             viewer.wait_for("● running")
         terminal("send-keys", "x")
-        terminal.wait_for("y stop and save")
+        terminal.wait_for("Stop after the step in hand")
         terminal("send-keys", "y")
         for viewer in viewers:
             viewer.wait_for("■ stopped")

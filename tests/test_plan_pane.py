@@ -13,6 +13,7 @@ from textual.pilot import Pilot
 import fake_planner
 from editor_app import make_pictures
 from loratory.config.draft_files import open_draft
+from loratory.config.draft_problems import named_setting
 from loratory.config.fields import FIELDS
 from loratory.config.load import load_config
 from loratory.config.presets import own_folder
@@ -25,6 +26,7 @@ from loratory.tui.plan import journal, planner
 from loratory.tui.plan.actions import ACTIONS
 from loratory.tui.plan.completion import completed
 from loratory.tui.plan.report import plan_lines
+from loratory.tui.plan.rows import HEAD
 from loratory.tui.plan.screen import PlanScreen
 from loratory.tui.project import Project
 from loratory.tui.text import ASCII, UNICODE, Glyphs
@@ -204,9 +206,61 @@ class TestForm:
             assert pane.browsing.key == "model.family"
             await person.set("network.conv_dim", "4")
             await person.type("g", "g", "i")
-            assert pane.browsing.key == "network.conv_dim" and '"locon" is meant' in pane.message
+            assert pane.browsing.key == "network.conv_dim" and "error, " in pane.message
+            assert '"locon" is meant' in person.shown()
             await person.type("G")
             assert pane.browsing.key == list(FIELDS)[-1]
+
+        with_person(work, project)
+
+    def test_a_search_goes_to_names_before_explanations_and_begins_empty(self, project: Project) -> None:
+        async def work(person: Person) -> None:
+            browsing = person.pane.browsing
+            for typed, key in (("learning rate", "optimizer.learning_rate"), ("exposure", "training.exposure")):
+                await person.type("/")
+                await person.write(typed)
+                await person.type("enter")
+                assert browsing.key == key and f"{typed}: 1 of " in person.pane.message
+            await person.type("n")
+            assert browsing.key != "training.exposure" and "exposure: 2 of " in person.pane.message
+            await person.type("N", "N")  # round, from the first to the last
+            assert "exposure" in (FIELDS[browsing.key].description or "").casefold()
+
+        with_person(work, project)
+
+    def test_an_error_of_the_plan_stands_at_the_setting_it_names(self, project: Project) -> None:
+        assert named_setting("There is no model x in /a. Correct model.pretrained_model_name_or_path.") in HEAD
+        assert named_setting("e.g. this.or_that") == ""
+
+    def test_what_a_length_takes_the_place_of_is_told(self, project: Project) -> None:
+        async def work(person: Person) -> None:
+            await person.set("training.max_train_steps", "200")
+            assert "training.exposure is left out now: training.max_train_steps takes the place" in person.pane.message
+            await person.set("training.max_train_steps", "300")
+            assert person.pane.message == ""
+
+        with_person(work, project)
+
+    def test_the_default_of_alpha_is_the_rank_that_is_set(self, project: Project) -> None:
+        async def work(person: Person) -> None:
+            for key, text in (("preset", ""), ("network.network_dim", "4"), ("network.network_alpha", "2")):
+                await person.set(key, text)
+            await person.go("network.network_alpha")
+            assert "by default: 4.0" in person.shown()
+
+        with_person(work, project)
+
+    def test_a_run_that_would_replace_files_is_not_started(self, project: Project, tmp_path: Path) -> None:
+        async def work(person: Person) -> None:
+            await person.set("model.pretrained_model_name_or_path", "nano")
+            await person.set("output.output_name", "mine")
+            (tmp_path / "output").mkdir()
+            (tmp_path / "output" / "mine-000002.safetensors").write_bytes(b"")
+            await person.planned()
+            for key in ("S", "D"):
+                await person.type(key)
+                assert "mine-000002.safetensors exists already" in person.pane.message
+                assert person.pane.browsing.key == "output.output_name" and not project.runs_dir.exists()
 
         with_person(work, project)
 

@@ -205,6 +205,16 @@ def test_a_run_of_another_machine_that_is_silent(run: FakeRun, tmp_path: Path) -
     scenario(work)
 
 
+def test_a_disk_so_full_that_there_is_no_event_of_it(run: FakeRun, tmp_path: Path) -> None:
+    run.stand("paused", message="The disk is full: an event could not be written. Make room.")
+
+    async def work() -> None:
+        async with open_run(tmp_path) as viewer:
+            await viewer.until_shown("‖ paused", "The disk is full: an event could not be written. Make room.")
+
+    scenario(work)
+
+
 def test_a_hostile_name(tmp_path: Path) -> None:
     run = FakeRun(tmp_path)
     run.start()

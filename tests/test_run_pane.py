@@ -172,7 +172,7 @@ class TestShown:
                 await viewer.until_shown("✗ crashed", "without a word, after step", "the state of step 60", "16 steps")
                 assert viewer.shows("loratory train --resume")
                 await viewer.type("p")
-                await viewer.until_shown("Nobody would obey: the run is crashed.")
+                await viewer.until_shown("Nobody would obey: the run has crashed.")
                 assert run.commands() == []
 
         scenario(work)
@@ -287,7 +287,7 @@ class TestKeys:
             (["s"], "save", ""),
             (["x", "y"], "stop", ""),
             (["g", "enter"], "sample", ""),
-            (["g", "space", "2", "enter"], "sample", "a fox --s 4 2"),
+            (["g", "2", "enter"], "sample", "a fox --s 42"),
             (["r", "backspace", "0", ".", "5", "enter"], "rate", "0.5"),
         ],
     )
@@ -383,7 +383,7 @@ class TestKeys:
             async with open_run(tmp_path) as viewer:
                 await viewer.until_shown("✗ crashed")
                 await viewer.type("c")
-                await viewer.until_shown("h here, in this program")
+                await viewer.until_shown("h here   d in a process of its own   any other key: nothing")
                 await viewer.type(key)
                 assert asked == [(run.directory.path, detached)]
 

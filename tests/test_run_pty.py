@@ -50,7 +50,7 @@ def open_dashboard(screens: list[PtyScreen], run: RunDirectory) -> PtyScreen:
     screens.append(screen)
     screen.wait_for("Nobody trains this run")
     screen.press("c")
-    screen.wait_for("h here, in this program")
+    screen.wait_for("Go on where")
     return screen
 
 

@@ -1,11 +1,13 @@
 """Logs for TensorBoard: what is in them, read by a decoder of our own and, where it is installed, by TensorBoard."""
 
+import errno
 import math
 import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner
@@ -20,6 +22,7 @@ from loratory.runs import tensorboard
 from loratory.runs.events import Card, Event, Hardware, Sampled, SampleLoss, Started, Step, Validated, Weights
 from loratory.runs.store import EventWriter, RunDirectory
 from loratory.runs.tensorboard import Scalars, convert, following, picture_tag, record
+from terminal import wait_for
 
 
 class Logged(NamedTuple):
@@ -258,10 +261,44 @@ def test_a_log_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
     run = run_with(tmp_path, started(), step(1))
     said: list[str] = []
     with following(run, config_with(tmp_path, "tensorboard"), said.append):
-        pass
+        wait_for(lambda: said)
     (sentence,) = said
     assert "given up" in sentence
     assert "The run goes on." in sentence
+
+
+def test_a_log_that_fails_when_the_run_has_said_its_last_word_adds_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorboard, "FOLLOW_EVERY_S", 60.0)
+    run = run_with(tmp_path, started(), step(1))
+    monkeypatch.setattr(tensorboard.EventLog, "catch_up", Mock(side_effect=OSError(5, "Input/output error")))
+    said: list[str] = []
+    with following(run, config_with(tmp_path, "tensorboard"), said.append):
+        pass
+    assert not said
+
+
+def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorboard, "FOLLOW_EVERY_S", 0.001)
+    monkeypatch.setattr(tensorboard, "RETRY_EVERY_S", 0.001)
+    run = run_with(tmp_path, started(), step(1))
+    catch_up, failed = tensorboard.EventLog.catch_up, []
+
+    def without_room_at_first(log: tensorboard.EventLog) -> int:
+        count = catch_up(log)
+        if len(failed) < 2:
+            failed.append(log.path)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return count
+
+    monkeypatch.setattr(tensorboard.EventLog, "catch_up", without_room_at_first)
+    said: list[str] = []
+    with following(run, config_with(tmp_path, "tensorboard"), said.append):
+        wait_for(lambda: len(failed) == 2)
+        write(run, step(2))
+    (path,) = (tmp_path / "logs" / run.name).iterdir()
+    assert [number for number, _ in values(path, "loss/current")] == [1, 2] and not said
 
 
 def test_nothing_is_logged_unasked(tmp_path: Path) -> None:

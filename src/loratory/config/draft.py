@@ -174,7 +174,7 @@ class Draft:
                 "Subsets are tables, which are not edited here; they stay as they are.",
                 hint="An editor of text changes them in the file.",
             )
-        if not text.strip() and refusal(key, text):
+        if not text.strip() and (key == "preset" or refusal(key, text)):
             return self.clear(key)
         return self.put(key, parse_text(key, text))
 

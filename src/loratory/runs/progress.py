@@ -39,7 +39,7 @@ _RECENT_LOSSES = 6
 _CONCEPT_HISTORY = 32
 _HARDWARE_HISTORY = 120
 _KEPT_EVENTS = 200
-_KEPT_NORMS = 4
+_KEPT_NORMS = 64  # states that a run might be taken up from; some kilobytes each
 _MOST_STEPS = 2**40
 _FURTHEST = 1e6  # what is further off than that is no more wrong, and would drown a sum
 

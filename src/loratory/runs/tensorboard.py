@@ -35,9 +35,9 @@ _LONGEST_PROMPT = 60
 def following(run: RunDirectory, config: Config, tell: Callable[[str], None]) -> Generator[None]:
     """Writes the log of `run` while the body trains it, if `output.log_with` asks for one.
 
-    In a thread that reads the run's events: the training neither knows nor waits. On a full disk it is written anew when
-    there is room. A log that cannot be written is given up with one sentence to `tell`, which is called in that thread
-    while the body goes on, and not after. When the body ends, what is left is written.
+    In a thread that reads the run's events: the training neither knows nor waits. On a full disk the log is written
+    anew when there is room. One that cannot be written is given up with one sentence to `tell`, which is called in that
+    thread while the body goes on, and not after. When the body ends, what is left is written.
     """
     if config.output.log_with != "tensorboard":
         yield
@@ -45,6 +45,7 @@ def following(run: RunDirectory, config: Config, tell: Callable[[str], None]) ->
     ended = threading.Event()
 
     def follow() -> None:
+        is_last = False
         while True:
             try:
                 with EventLog(run, config.output.logging_dir / run.name) as log:
@@ -53,7 +54,8 @@ def following(run: RunDirectory, config: Config, tell: Callable[[str], None]) ->
                     log.catch_up()
                 return
             except Exception as error:
-                if is_full_disk(error) and not ended.wait(RETRY_EVERY_S):
+                if is_full_disk(error) and not is_last:
+                    is_last = ended.wait(RETRY_EVERY_S)
                     continue
                 logging.getLogger(__name__).exception("the log for TensorBoard")
                 reason = (error.strerror if isinstance(error, OSError) else None) or error

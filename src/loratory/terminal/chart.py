@@ -225,14 +225,21 @@ class _Canvas:
 
     def rows(self) -> list[list[Piece]]:
         """Each row's text, a piece for each stretch of one role."""
+        signs: dict[int, dict[int, str]] = {}
+        for (row, column), sign in self._signs.items():
+            signs.setdefault(row, {})[column] = sign
         drawn: list[list[Piece]] = []
         for row, roles in enumerate(self._roles):
-            text = list("".join(map(chr, self._dots[row].tolist())) if self._ascii_only else "")
-            text = text or list(braille_text(self._dots[row]))
-            signs = [self._signs.get((row, column)) or sign for column, sign in enumerate(text)]
-            signs = [" " if sign == "\0" else sign for sign in signs]
-            pieces = groupby(zip(signs, roles, strict=True), key=lambda pair: pair[1])
-            drawn.append([("".join(sign for sign, _ in piece), role) for role, piece in pieces])
+            dots = self._dots[row]
+            text = "".join(chr(sign or 32) for sign in dots.tolist()) if self._ascii_only else braille_text(dots)
+            if row in signs:
+                text = "".join(signs[row].get(column, sign) for column, sign in enumerate(text))
+            start, pieces = 0, list[Piece]()
+            for role, stretch in groupby(roles):
+                end = start + len(list(stretch))
+                pieces.append((text[start:end], role))
+                start = end
+            drawn.append(pieces)
         return drawn
 
     def _new_grid(self) -> Grid:

@@ -3,7 +3,6 @@
 import glob
 import hashlib
 import itertools
-import re
 import tempfile
 import threading
 import time
@@ -24,6 +23,7 @@ from loratory.errors import FAILED, LoratoryError
 from loratory.models.detect import ModelInfo
 from loratory.runs.control import Control
 from loratory.runs.events import Notice, Phase, Sampled, Saved, Saving, Timed
+from loratory.runs.foreign import AVERAGE, refuse_foreign_files
 from loratory.runs.recorder import Recorder
 from loratory.runs.store import RunDirectory, is_full_disk
 from loratory.sampling.preview import draw
@@ -31,9 +31,6 @@ from loratory.sampling.prompts import Prompt, default_prompt, parameters_text, p
 from loratory.sampling.samplers import refuse_samplers
 from loratory.training.engine import Engine
 from loratory.training.metadata import adapter_metadata
-
-# Ending of the names of files that hold the moving average.
-AVERAGE = "-ema"
 
 # Largest difference between a weight's delta in the file and in memory, relative to its largest entry, that the
 # rounding to the file's format explains: half a unit in the last place of both factors, with room for the sum.
@@ -261,15 +258,7 @@ def refuse_overwriting(config: Config, past: Sequence[Timed] | None) -> None:
             hint="Choose another folder.",
         ) from error
     own = {Path(t.event.path) for t in past or () if isinstance(t.event, Saving)}
-    mine = re.compile(rf"{re.escape(output.output_name)}(-\d{{6}}|-step\d{{8}})?({AVERAGE})?")
-    found = [path for path in sorted(output.output_dir.glob("*.safetensors")) if mine.fullmatch(path.stem)]
-    foreign = [path for path in found if path not in own]
-    if foreign and not output.overwrite:
-        more = f" and {len(foreign) - 1} more exist" if len(foreign) > 1 else " exists"
-        raise LoratoryError(
-            f"{foreign[0]}{more} already, and this run would replace what is there.",
-            hint="Choose another output.output_name, or set output.overwrite = true.",
-        )
+    refuse_foreign_files(config, own)
 
 
 def remove_leftovers(config: Config) -> None:

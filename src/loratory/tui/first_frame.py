@@ -71,7 +71,7 @@ class FirstFrame(Screen[None]):
 
     def _load(self) -> None:
         with suppress(Exception):  # making the pane fails in the same way, where it can be told
-            importlib.import_module(module_of(self._pane))
+            _import(module_of(self._pane))
         self.call_later(lambda: self._loaded(self._typed))
 
     def on_key(self, event: events.Key) -> None:
@@ -82,6 +82,10 @@ class FirstFrame(Screen[None]):
     def on_paste(self, event: events.Paste) -> None:
         event.stop()
         self._typed.append(events.Paste(event.text))
+
+
+def _import(module: str) -> None:
+    importlib.import_module(module)
 
 
 def _told_of(project: Project, pane: str, glyphs: Glyphs) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from loratory.dataset.findings import shown
 from loratory.runs.diagnosis.alarm import Told, name_of
@@ -28,6 +29,11 @@ class _Window:
     steps: int
     rise: float
     fall: float
+
+    @cached_property
+    def limits(self) -> tuple[float, float]:
+        """Logarithms of `fall` and `rise`."""
+        return math.log(self.fall), math.log(self.rise)
 
 
 _WINDOWS = (_Window(32, 8, rise=1.5, fall=0.6), _Window(96, 24, rise=1.3, fall=0.7))
@@ -121,7 +127,8 @@ class SuddenChange:
         if start - first < _BEFORE_STEPS:
             return 0.0
         change = sums.mean(start, len(sums)) - sums.mean(first, start)
-        if math.log(window.fall) <= change <= math.log(window.rise):
+        lowest, highest = window.limits
+        if lowest <= change <= highest:
             return 0.0
         before, after = sums.looks[start] - sums.looks[first], sums.looks[-1] - sums.looks[start]
         error = deviation * math.sqrt(1 / before + 1 / after)

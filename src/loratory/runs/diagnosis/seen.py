@@ -1,20 +1,18 @@
 """What a rule is shown: an event, and for a step how unusual the loss of each of its pictures was."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from loratory.runs.events import Event
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """One picture in one step. excess: logarithm of its loss relative to the usual one at its timestep; finite."""
 
     image: str
     excess: float
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """An event; of a step the pictures whose loss is a number, and the standard deviation of an excess.
 
     level: at a validation, mean logarithm of the usual training loss over all timesteps, as it is by now.

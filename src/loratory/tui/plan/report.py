@@ -25,8 +25,10 @@ _MOST_FINDINGS = 12
 _STYLE_RANGE = "30 to 40"
 
 
-def finding_lines(findings: list[PlanFinding], width: int) -> list[Content]:
-    """What there is to say of the settings, as many as can be read at once."""
+def finding_lines(findings: list[PlanFinding], width: int, *, is_planned: bool) -> list[Content]:
+    """What there is to say of the settings, as many as can be read at once. is_planned: with all that a plan knows."""
+    if not findings and not is_planned:
+        return [plain(" pictures and model are not read yet", "$foreground-muted")]
     if not findings:
         return [plain(" nothing to say against these settings", "$foreground-muted")]
     lines = [plain(f" {counted(findings)}", "bold")]

@@ -196,7 +196,7 @@ class PlanScreen(Pane):
         return plain(fitted(" " + f" {self.glyphs.dot} ".join(parts), width, self.glyphs.ellipsis))
 
     def _report(self, width: int) -> list[Content]:
-        lines = [*finding_lines(self._findings, width), Content("")]
+        lines = [*finding_lines(self._findings, width, is_planned=bool(self.plan)), Content("")]
         if self.plan:
             return lines + self._plan_lines(width)
         if any(each.severity == "error" for each in self._findings):

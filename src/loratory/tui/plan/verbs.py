@@ -11,6 +11,7 @@ from loratory.config.draft_files import OF_ONE_RUN, Occupied, open_draft, saved,
 from loratory.config.presets import Preset, list_presets
 from loratory.config.toml_files import expanded
 from loratory.errors import LoratoryError
+from loratory.runs.foreign import refuse_foreign_files
 from loratory.tui.plan import journal
 from loratory.tui.plan.opening import configurations
 from loratory.tui.text import fitted, plain, printable
@@ -45,6 +46,11 @@ def _start(screen: "PlanScreen", *, detached: bool) -> None:
     config = screen.draft.config
     if config is None:  # refuse_errors names what is wrong
         raise LoratoryError("Something is wrong with these settings.")
+    try:
+        refuse_foreign_files(config)
+    except LoratoryError:
+        screen.browsing.go_to("output.output_name")
+        raise
     start = screen.panes.start_detached if detached else screen.panes.start
     run = start(config)
     screen.tell(Told(f"{run.name} was started"))

@@ -111,7 +111,7 @@ class Body(Vertical):
             self._show(name, [])
 
     def show_numbers(self, situation: Situation) -> None:
-        """How the run stands, and in a roomy overview the column of facts."""
+        """How the run stands."""
         width = self.size.width
         lines = [
             head.progress_line(situation, width, self._glyphs),
@@ -119,10 +119,6 @@ class Body(Vertical):
             *head.advice_lines(head.advice(situation), width, _ADVICE),
         ]
         self._show("head", lines)
-        if self._is_roomy and self._view == "overview":
-            progress, side = situation.progress, self.query_one("#run-side").content_size
-            most = side.height * 2 // 3 if progress.samples else side.height
-            self._show("facts", facts.side_lines(progress, side.width, most, situation.now_s, self._glyphs))
 
     def show_chart(self, state: ChartState, situation: Situation, others: Sequence[tuple[str, Progress]]) -> None:
         """others: runs laid over this one, by their names."""
@@ -150,6 +146,9 @@ class Body(Vertical):
                 concepts = facts.concept_lines(progress, left, _LISTS, glyphs)
                 images = facts.image_lines(progress, width - left - 2, _LISTS, glyphs)
                 self._show("lines", facts.beside(concepts, images, left + 2) if progress.concepts else [])
+                side = self.query_one("#run-side").content_size
+                most = side.height * 2 // 3 if progress.samples else side.height
+                self._show("facts", facts.side_lines(progress, side.width, most, now_s, glyphs))
                 self._show_sample(situation)
             case "overview":
                 self._show("lines", facts.narrow_lines(progress, width, now_s, glyphs))

@@ -14,6 +14,7 @@ from loratory.wording import spoken_bytes
 
 _GB = 1e9
 _LABEL = 5
+_LEAST_FOLDER = 4  # with less of it two folders would not be told apart
 _WIDE = 50  # with room for more than what matters
 
 

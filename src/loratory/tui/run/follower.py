@@ -51,6 +51,7 @@ class Follower:
         """What keeps the run from being read."""
         self.behind = 1.0
         """How much of the events is still to be read, as a share; 0.0 once everything is known."""
+        self._tags: dict[str, tuple[str, ...]] = {}
         self._forget()
         self.is_looked_at = False
         self._ended = False
@@ -76,11 +77,12 @@ class Follower:
 
     def _forget(self) -> None:
         self.progress = Progress()
-        self.diagnosis = Diagnosis()
+        self.diagnosis = Diagnosis(self._tags, norm=self.progress.norm)
         self._offset = 0
 
     def _follow(self) -> None:
-        self._try(self._read_prompt)
+        self._try(self._read_standing)  # the first that is shown: how it stands
+        self._try(self._read_config)
         while not self._ended:
             if self.is_looked_at:
                 self._try(self._read_standing)
@@ -139,11 +141,17 @@ class Follower:
             self.log = lines
             self.version += 1
 
-    def _read_prompt(self) -> None:
+    def _read_config(self) -> None:
+        """The first prompt, and the tags of the pictures: what is judged by them must be known before the events."""
         from loratory.config.load import load_config
+        from loratory.tui.run.tags import read_tags
 
-        with suppress(LoratoryError):  # a config of another version: it is asked for without a proposal
-            samples = load_config(self.run.config).sample
+        with suppress(LoratoryError):  # a config of another version: it goes without a proposal and without tags
+            config = load_config(self.run.config)
+            self._tags = read_tags(config)
+            with self.lock:
+                self._forget()
+            samples = config.sample
             lines: Sequence[str] = samples.prompts
             if samples.sample_prompts is not None:
                 lines = samples.sample_prompts.read_text("utf-8", errors="replace").splitlines()

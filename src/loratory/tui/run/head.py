@@ -153,8 +153,10 @@ def advice(situation: Situation) -> list[str]:
             told += [finished.message] if finished and finished.message else []
             told.append(goes_on)
         case "paused":
-            reason = progress.paused.reason if progress.paused else "It waits."
-            told.append(f"{reason} p goes on.")
+            # A full disk takes no event: then the record alone says why.
+            reason = progress.paused.reason if progress.paused else ""
+            in_record = situation.standing.record.message if situation.standing.record else ""
+            told.append(f"{reason or in_record or 'It waits.'} p goes on.")
         case "silent":
             told.append("Its machine has not been heard of. If it is gone, c goes on here " + from_where + ".")
         case "gone":

@@ -33,7 +33,7 @@ The run is read from its folder, as by every other viewer. What you ask of
 it is left there and obeyed after the step in hand, also by a run in another
 terminal or on another machine. Quitting never ends a run.
 A picture's loss is divided by what is usual at its timesteps: 1.0 is as
-expected. Between the dotted lines of that chart lie most healthy steps.
+expected. Between the dotted lines lie 95 of 100 steps of a healthy run.
 """
 
 

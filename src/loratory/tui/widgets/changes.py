@@ -1,8 +1,10 @@
 """Which cells of a widget's lines changed, so that only those are drawn and sent to the terminal again."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from rich.cells import cell_len
+from rich.segment import Segment
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
@@ -30,11 +32,20 @@ def changed_cells(old: Strip, new: Strip, width: int) -> list[tuple[int, int]]:
     """The stretches of cells in which two lines of `width` cells differ, as (first, after the last)."""
     if old is new or old == new:
         return []
-    before, after = _cells(old), _cells(new)
-    if len(before) != len(after):
+    before, after = list(old), list(new)
+    # Most lines change in few places: what is the same at both ends is not looked at cell by cell.
+    start = 0
+    while before and after and before[0] == after[0]:
+        start += before.pop(0).cell_length
+        after.pop(0)
+    while before and after and before[-1] == after[-1]:
+        before.pop()
+        after.pop()
+    cells = (_cells(before), _cells(after))
+    if len(cells[0]) != len(cells[1]):
         return [(0, width)]
     stretches: list[tuple[int, int]] = []
-    for at in [at for at, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]:
+    for at in [at for at, (a, b) in enumerate(zip(*cells, strict=True), start) if a != b]:
         if stretches and at - stretches[-1][1] < _NEAR:
             stretches[-1] = (stretches[-1][0], at + 1)
         else:
@@ -42,15 +53,16 @@ def changed_cells(old: Strip, new: Strip, width: int) -> list[tuple[int, int]]:
     return stretches
 
 
+@lru_cache(maxsize=4096)
 def is_even(text: str) -> bool:
     """Whether each character takes one cell: none is wide, and none is a mark on the one before."""
     return text.isascii() or all(cell_len(character) == 1 for character in set(text))
 
 
-def _cells(strip: Strip) -> list[tuple[str, object]]:
+def _cells(segments: Sequence[Segment]) -> list[tuple[str, object]]:
     """A character and its style for each cell; what a wide character takes beside its first cell is told from it."""
     cells: list[tuple[str, object]] = []
-    for segment in strip:
+    for segment in segments:
         style = segment.style
         if is_even(segment.text):
             cells += [(character, style) for character in segment.text]
