@@ -86,11 +86,19 @@ def _step(number: int, names: list[str], chance: random.Random) -> Step:
 
 def _sample(writer: EventWriter, run: RunDirectory, pictures: Path, step: int) -> None:
     """A picture for each prompt, the nearer to what is trained the later it is."""
-    share = min(1.0, 0.25 + 0.75 * step / (3 * _PER_EPOCH))
+    share = min(1.0, step / (3 * _PER_EPOCH))
+    epoch = max(1, step // _PER_EPOCH)
+    start = _on_white(pictures / "grey.webp").resize((160, 160)).rotate(50, fillcolor="white")
+    ground = Image.new("RGB", (256, 256), "white")
+    ground.paste(start, (48, 48))
     for index, (prompt, name) in enumerate(zip(_PROMPTS, ("red", "blue"), strict=True)):
         path = run.samples / f"step{step:08d}-{index:02d}-{42 + index}.png"
-        with Image.open(pictures / f"{name}.webp") as picture, Image.open(pictures / "grey.webp") as other:
-            target = picture.convert("RGB").resize((256, 256))
-            start = other.convert("RGB").resize((256, 256)).rotate(60, fillcolor=(150, 150, 150))
-        Image.blend(start, target, share).save(path)
-        writer.write(Sampled(step, 1 + step // _PER_EPOCH, f"samples/{path.name}", prompt, index, 42 + index, 4.0))
+        Image.blend(ground, _on_white(pictures / f"{name}.webp").resize((256, 256)), share).save(path)
+        writer.write(Sampled(step, epoch, f"samples/{path.name}", prompt, index, 42 + index, 4.0))
+
+
+def _on_white(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        drawn = picture.convert("RGBA")
+    ground = Image.new("RGBA", drawn.size, "white")
+    return Image.alpha_composite(ground, drawn).convert("RGB")

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+from example_run import make_run
 from PIL import Image
 from textual.pilot import Pilot
 
-from example_run import make_run
 from loratory.editing.session import Session
 from loratory.terminal.modes import Graphics
 from loratory.tui.app import LoratoryApp
@@ -131,6 +131,7 @@ network_dim = 16
 
 [output]
 output_name = "hearts"
+save_every_n_epochs = 2
 """
 
 
@@ -177,7 +178,9 @@ def originals(parent: Path) -> Path:
 
 def configuration(parent: Path) -> Path:
     """A folder with three concepts and a configuration that trains them."""
-    concepts(parent)
+    for caption in concepts(parent).rglob("*.txt"):
+        if not caption.read_text(encoding="utf-8"):
+            caption.write_text("hrt, heart, 3d (artwork)", encoding="utf-8")
     (parent / "hearts.toml").write_text(_CONFIGURATION, encoding="utf-8")
     return parent
 
@@ -209,8 +212,8 @@ SHOTS = {
     "prepare": Shot(WIDE, originals, ("f2", "G")),
     "crop": Shot(SMALL, originals, ("f2", "c", "a")),
     "stats": Shot(SMALL, concepts, ("f3", "b")),
-    "plan": Shot((120, 34), configuration, ("slash", *"network_dim", "enter"), "plan"),
-    "run": Shot((120, 40), run, (), "run"),
+    "plan": Shot((120, 36), configuration, ("slash", *"network_dim", "enter"), "plan"),
+    "run": Shot((120, 38), run, (), "run"),
     "gallery": Shot((100, 30), run, ("end", "space"), "gallery"),
 }
 

@@ -5,7 +5,7 @@ from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
 
-_PLAIN = str.maketrans("“”‘’·•→›…×–—│─▶✓●○", "\"\"''-*>>~x--|->v*o")
+_PLAIN = str.maketrans("“”‘’·•→›…×–—│─▶✓●○\u00a0", "\"\"''-*>>~x--|->v*o ")
 
 
 class AsciiOnly(LineFilter):

@@ -5,7 +5,7 @@ on a chart, whose newest columns are at the right, that is nearly all of what is
 while nobody types use this compositor instead; over a slow connection it is what keeps keys quick.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 
 from rich.color import ColorSystem
@@ -13,13 +13,10 @@ from rich.console import Console
 from rich.segment import Segment
 from rich.style import Style
 from textual._compositor import ChopsUpdate, Compositor
-from textual.geometry import Region
 from textual.strip import Strip
 
 from loratory.tui.widgets.changes import is_even
 
-# So few unchanged lines cost less than another look at every widget.
-_NEAR_LINES = 3
 _RESET = "\x1b[0m"
 _SYSTEMS = {"standard": ColorSystem.STANDARD, "256": ColorSystem.EIGHT_BIT, "truecolor": ColorSystem.TRUECOLOR}
 # What ends an attribute. Bold and dim end together.
@@ -34,21 +31,6 @@ class SparingCompositor(Compositor):
     def render_partial_update(self) -> ChopsUpdate | None:
         update = super().render_partial_update()
         return None if update is None else SparingUpdate(update.chops, update.spans, update.chop_ends)
-
-    def _render_chops(self, crop: Region, is_rendered_line: Callable[[int], bool]) -> Sequence[Mapping[int, Strip]]:
-        """As Textual does, but without the lines between those that changed: it would take each from every widget."""
-        lines = [y for y in crop.line_range if is_rendered_line(y)]
-        chops: list[Mapping[int, Strip]] = []
-        for at, y in enumerate(lines):
-            if at == 0 or y > lines[at - 1] + _NEAR_LINES:
-                bottom = y
-                for later in lines[at:]:
-                    if later > bottom + _NEAR_LINES:
-                        break
-                    bottom = later
-                band = super()._render_chops(Region(crop.x, y, crop.width, bottom - y + 1), is_rendered_line)
-                chops = [*chops[:y], *band[y:]] if chops else list(band)
-        return chops or super()._render_chops(crop, is_rendered_line)
 
 
 class SparingUpdate(ChopsUpdate):
