@@ -116,7 +116,7 @@ def test_several_threads_write_whole_lines(run: RunDirectory) -> None:
 
         threads = [beside(lambda name=name: write(name)) for name in "abcd"]
         for _ in range(100):
-            recorder.beat(Hardware(1.0, 2, 3, 4))
+            recorder.mention(Hardware(1.0, 2, 3, 4))
         for thread in threads:
             thread.join()
     lines = run.events.read_text("utf-8").splitlines()
@@ -128,7 +128,7 @@ def test_several_threads_write_whole_lines(run: RunDirectory) -> None:
 def test_nothing_follows_the_last_word(run: RunDirectory) -> None:
     with Recorder(run) as recorder:
         recorder.write(Finished("done", 40))
-        recorder.beat(Hardware(1.0, 2, 3, 4))
+        recorder.mention(Hardware(1.0, 2, 3, 4))
     assert events_of(run) == [Finished("done", 40)]
 
 
@@ -144,7 +144,7 @@ def test_an_event_waits_for_room_and_the_record_says_so(run: RunDirectory, disk:
         wait_for(lambda: is_paused(run))
         assert run.read_record().message.startswith("The disk is full: an event could not be written.")
         beaten_s = run.read_record().heartbeat_s
-        recorder.beat(Hardware(1.0, 2, 3, 4))  # does not wait, and tells that the run lives
+        recorder.mention(Hardware(1.0, 2, 3, 4))  # does not wait, and tells that the run lives
         assert run.read_record().heartbeat_s > beaten_s and thread.is_alive()
         disk.is_full = False
         thread.join(20)

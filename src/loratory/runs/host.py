@@ -57,8 +57,8 @@ def host(
     with (
         Recorder(run, control) as recorder,
         Beat(recorder),
-        following(run, config, lambda sentence: recorder.write(Notice("warning", sentence))),
         _logging_to(run.log),
+        following(run, config, lambda sentence: recorder.mention(Notice("warning", sentence))),
         signals,
     ):
         if not expected:  # else what waits was meant for this process

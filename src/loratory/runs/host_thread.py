@@ -6,9 +6,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from loratory.config.schema import Config
-from loratory.runs.control import Command, send
+from loratory.runs.control import Command, Control, send
 from loratory.runs.events import Finished
-from loratory.runs.store import RunDirectory
+from loratory.runs.store import RunDirectory, new_record
 
 if TYPE_CHECKING:
     from loratory.training.plan import Plan
@@ -25,6 +25,9 @@ class RunThread:
         self._thread = threading.Thread(target=self._train, name="training", daemon=True)
 
     def start(self) -> None:
+        """Begins. Whoever looks sees from now on that the run is in hand, and can tell it things. Raises OSError."""
+        Control(self.run.control).discard()  # from here on, commands are meant for this process
+        self.run.write_record(new_record())
         self._thread.start()
 
     @property
@@ -54,5 +57,5 @@ class RunThread:
         from loratory.runs.loading import taking_turns
 
         # What went wrong is in the run's last event, and a defect's traceback in its log.
-        with suppress(Exception), taking_turns():
+        with suppress(Exception, KeyboardInterrupt), taking_turns():
             self.finished = host(self._config, self.run, threading.Event(), plan=self._plan)

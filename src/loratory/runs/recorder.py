@@ -17,7 +17,7 @@ from typing import TypeVar
 from loratory import atomic
 from loratory.errors import LoratoryError
 from loratory.runs.control import Command, Control
-from loratory.runs.events import Continued, Event, Finished, Hardware, Paused, Started, Step
+from loratory.runs.events import Continued, Event, Finished, Hardware, Notice, Paused, Started, Step
 from loratory.runs.store import HEARTBEAT_EVERY_S, EventWriter, RunDirectory, Status, is_full_disk, new_record
 
 RETRY_EVERY_S = 5.0
@@ -89,13 +89,16 @@ class Recorder:
         self._wait_for_room(lambda: None, "an event", full, event)
         self._keep_record(event)
 
-    def beat(self, hardware: Hardware) -> None:
-        """A sign of life from beside the work: the heartbeat, and `hardware` if the disk takes it. Never waits."""
+    def mention(self, event: Hardware | Notice) -> None:
+        """A word from beside the work, which is also a sign of life: the heartbeat, and `event` if the disk takes it.
+
+        Never waits, and says nothing after the run's last word.
+        """
         with self._writing:
             if self._ended:
                 return
             try:
-                self._writer.write(hardware)
+                self._writer.write(event)
             except OSError as error:
                 if not is_full_disk(error):
                     raise

@@ -37,7 +37,7 @@ def open_for_resume(run: RunDirectory, overrides: Sequence[str] = ()) -> Config:
 
 
 def is_expected(record: RunRecord | None) -> bool:
-    """Whether this process is the one that `train --detach` announced in the run's record when it started it."""
+    """Whether the run was announced for this process: by `train --detach`, which started it, or by a thread in it."""
     return record is not None and record.status == "starting" and record.pid == os.getpid()
 
 

@@ -54,5 +54,5 @@ class Beat:
         wait_s = min(_FIRST_AFTER_S, self._every_s)
         while not self._ending.wait(wait_s):
             with suppress(OSError):
-                self._recorder.beat(snapshot())
+                self._recorder.mention(snapshot())
             wait_s = self._every_s
