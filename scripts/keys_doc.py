@@ -1,5 +1,5 @@
-"""Writes the tables of keys in docs/tagging.md, docs/panes.md and docs/dashboard.md. `--check` only says whether they are current (exit
-code 1 if not)."""
+"""Writes the tables of keys in docs/tagging.md, docs/panes.md and docs/dashboard.md. `--check` only says whether they
+are current (exit code 1 if not)."""
 
 import sys
 from collections.abc import Iterable

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from loratory.cli import output
-from loratory.cli.progress import Viewer
 from loratory.cli.find_run import find_run
+from loratory.cli.progress import Viewer
 from loratory.config.load import dump_config, load_config
 from loratory.config.schema import Config
 from loratory.errors import FAILED
