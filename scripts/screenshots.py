@@ -213,7 +213,7 @@ SHOTS = {
     "crop": Shot(SMALL, originals, ("f2", "c", "a")),
     "stats": Shot(SMALL, concepts, ("f3", "b")),
     "plan": Shot((120, 36), configuration, ("slash", *"network_dim", "enter"), "plan"),
-    "run": Shot((120, 38), run, (), "run"),
+    "run": Shot((120, 38), run, ("z", "z", "z"), "run"),  # back where it began, with an axis of its own
     "gallery": Shot((100, 30), run, ("end", "space"), "gallery"),
 }
 

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from editor_app import make_pictures
+from fake_run import FakeRun
+from loratory.cli import main
+from loratory.tui import app
+from loratory.tui.app import LoratoryApp
 
 
 def loratory(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -50,3 +54,37 @@ def test_a_verb_comes_before_a_folder_of_its_name(tmp_path: Path) -> None:
 def test_help_names_it(tmp_path: Path) -> None:
     said = loratory("--help", cwd=tmp_path).stdout
     assert "PATH" in said and "Open the screens" in said
+
+
+def test_alone_in_a_terminal_it_opens_what_lies_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["loratory"])
+    for stream in ("stdin", "stdout"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True, raising=False)
+    opened: list[Path] = []
+    monkeypatch.setattr("loratory.cli.edit.open_screens", lambda path, **_: opened.append(path) or 0)
+    assert main._run(debug=False) == 0
+    assert opened == [Path()]
+
+
+@pytest.mark.parametrize(("holds", "first"), [("nothing", "plan"), ("a run", "run"), ("a configuration", "plan")])
+def test_which_pane_is_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holds: str, first: str) -> None:
+    opened: list[str] = []
+
+    class Screens(LoratoryApp):
+        def run(self, *_: object, **__: object) -> None:
+            opened.append(self._first)
+
+    path = tmp_path
+    if holds == "a run":
+        FakeRun(tmp_path).start()
+    elif holds == "a configuration":
+        path = tmp_path / "fox.toml"
+        path.touch()
+    for stream in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("os.get_terminal_size", lambda _: os.terminal_size((80, 24)))
+    monkeypatch.setattr("sys.stdout.fileno", lambda: 1, raising=False)
+    monkeypatch.setattr(app, "LoratoryApp", Screens)
+    monkeypatch.chdir(tmp_path)
+    app.run(path)
+    assert opened == [first]

@@ -271,6 +271,17 @@ class TestFiles:
         assert draft.config == config
         assert len(draft.changed()) <= 6, draft.changed()
 
+    def test_a_runs_record_without_a_preset_is_no_file_to_write_over(self, tmp_path: Path) -> None:
+        path = tmp_path / "config.toml"
+        path.write_text('[model]\npretrained_model_name_or_path = "nano"\n[dataset]\ntrain_data_dir = "set"\n')
+        path.write_text(dump_config(load_config(path)))
+        assert open_draft(path).path == path
+        (tmp_path / "events.jsonl").touch()
+        draft = open_draft(path)
+        assert draft.path is None and draft.preset is None and not draft.is_saved
+        assert draft.config is not None and draft.config.output == load_config(path).output
+        assert draft.origin("network.network_dim") == "default"
+
     def test_a_record_whose_preset_has_changed_is_written_out(self, tmp_path: Path) -> None:
         own = saved_preset(fox("character-adamw"), "mine")
         config = fox("mine").config

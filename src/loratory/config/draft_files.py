@@ -54,16 +54,22 @@ def open_draft(path: Path) -> Draft:
     path = path.absolute()
     text = read_text(path)
     document = parse_toml(text, path)
-    if FROM_PRESET in document and "preset" not in document:
+    if "preset" not in document and (FROM_PRESET in document or _is_of_a_run(path)):
         return _from_record(document, path)
     return Draft(path.parent, document, path, text)
+
+
+def _is_of_a_run(path: Path) -> bool:
+    return path.name == "config.toml" and (path.parent / "events.jsonl").exists()
 
 
 def _from_record(document: dict[str, Any], path: Path) -> Draft:
     """A run's record is never written over: its draft has no file."""
     config = resolve(document, path)
-    short: dict[str, Any] = {"preset": document[FROM_PRESET]}
-    draft = Draft(path.parent, short)
+    preset = document.get(FROM_PRESET)
+    start: dict[str, Any] = {"preset": preset} if preset else {}
+    short = dict(start)
+    draft = Draft(path.parent, start)
     values = flat_config(config)
     for key, value in values.items():
         if key != "preset" and not same(value, draft.base(key)):
@@ -72,7 +78,7 @@ def _from_record(document: dict[str, Any], path: Path) -> Draft:
     draft = Draft(path.parent, short)
     if draft.config is not None and flat_config(draft.config) == values:
         return draft
-    remark = f"The preset {document[FROM_PRESET]} says other things now, so every setting is written out."
+    remark = f"The preset {preset} says other things now, so every setting is written out." if preset else ""
     return Draft(path.parent, document, remark=remark)
 
 

@@ -145,7 +145,7 @@ def advice(situation: Situation) -> list[str]:
         case "crashed":
             record = situation.standing.record
             who = f"The process ({record.pid} on {record.host}) that trained it" if record else "Its process"
-            told += [f"{who} is gone without a word, after step {progress.step}.", goes_on]
+            told += [f"{who} is gone without a word, after step {progress.step}. l shows the log.", goes_on]
         case "failed":
             told += [f"{finished.message} {finished.hint}"] if finished else []
             told.append(f"o shows what to change for less memory. {goes_on}" if situation.is_out_of_memory else goes_on)
