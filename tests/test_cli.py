@@ -359,7 +359,8 @@ def test_a_run_is_found_by_the_beginning_of_its_name(loratory: Call, tmp_path: P
     Path("cat").mkdir()  # a folder of the same name is not meant
     assert "I am cat." in loratory("watch", "cat").err
     assert "I am fox-2." in loratory("watch", "fox-2-").err
-    result = loratory("watch", "fox")
+    assert "I am fox." in loratory("watch", "fox").err
+    result = loratory("watch", "fo")
     assert result.code == 2 and "could be any of fox-" in result.err and result.err.count("error: ") == 1
     Path("dog").mkdir()
     assert "dog is not a run directory" in loratory("watch", "dog").err

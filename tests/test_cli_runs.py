@@ -15,7 +15,7 @@ from loratory.config.load import dump_config, load_config
 from loratory.runs.control import Command, Control, send
 from loratory.runs.events import Finished, Notice, Paused, SampleLoss, Saved, Started, Step
 from loratory.runs.recorder import Recorder
-from loratory.runs.store import EventReader, RunDirectory, new_record
+from loratory.runs.store import EventReader, RunDirectory, find_runs, new_record
 from material import make_set, write_config
 
 Call = Callable[..., tuple[int, str, str]]
@@ -77,6 +77,8 @@ def test_a_name_is_that_of_the_output_before_it_is_the_beginning_of_another(
     RunDirectory.create(Path("runs"), "fox", "")
     said = loratory("runs", "stop", "fox")[2]
     assert "“fox” could be any of" in said and "fox2" not in said
+    newest = next(run for run in find_runs(Path("runs")) if run.name.startswith("fox-"))
+    assert newest.name in loratory("runs", "show", "fox")[1]
 
 
 def test_what_cannot_be_removed_is_not_obeyed_at_every_step(run: RunDirectory) -> None:

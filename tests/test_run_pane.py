@@ -150,7 +150,7 @@ class TestShown:
                 await viewer.type("z")
                 await viewer.until_shown("last epoch")
                 await viewer.type("v", "L")
-                await viewer.until_shown("loss as it was minimised, log scale")
+                await viewer.until_shown("log scale, loss as it was minimised")
                 await viewer.type("tab")
                 await viewer.until_shown("10_fox/00", "lately", "exposure")
                 await viewer.type("tab")

@@ -203,7 +203,9 @@ def test_standard_error_may_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
     script = (
-        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "import signal, sys; sys.path.insert(0, sys.argv[2])\n"
+        # Where the tests run in the background, a child would ignore it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path\n"
         "from loratory.imaging import workers\n"
         "import test_workers\n"

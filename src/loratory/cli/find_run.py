@@ -12,8 +12,11 @@ _MATCHES_SHOWN = 5
 _STAMP = re.compile(r"-\d{8}-\d{6}(-\d+)?$")
 
 
-def find_run(name: str) -> RunDirectory:
-    """The run at a path, or in ./runs the one whose name, or name of output, is `name`, or begins with it."""
+def find_run(name: str, *, to_look: bool = False) -> RunDirectory:
+    """The run at a path, or in ./runs the one whose name, or name of output, is `name`, or begins with it.
+
+    to_look: of several runs of one output the newest is meant, where nothing is done to it.
+    """
     path = Path(name)
     if "/" in name or (path / "state").is_dir():
         return RunDirectory.open(path)
@@ -22,7 +25,7 @@ def find_run(name: str) -> RunDirectory:
     nearer = [run for run in matches if run.name == name] or [
         run for run in matches if _STAMP.sub("", run.name) == name
     ]
-    if len(nearer or matches) == 1:
+    if len(nearer or matches) == 1 or (nearer and to_look):
         return (nearer or matches)[0]
     matches = nearer or matches
     if matches:

@@ -56,7 +56,7 @@ def grid(
     from loratory.models.detect import detect_model
     from loratory.sampling.grid import judge, make_grid, saved_files, sheet_path, write_sheet
 
-    directory = find_run(run)
+    directory = find_run(run, to_look=True)
     config = load_config(directory.config)
     wanted = _strengths(strengths)
     prompts = _prompts(config, prompt_file, prompt_lines, seed)

@@ -29,7 +29,7 @@ def show(run: str, as_json: bool) -> None:
     from loratory.runs.diagnosis import Diagnosis  # with numpy, which `runs --help` does without
     from loratory.runs.progress import Progress
 
-    directory = find_run(run)
+    directory = find_run(run, to_look=True)
     record = directory.read_record()
     state = liveness(record)
     progress, diagnosis = Progress(), Diagnosis()

@@ -28,7 +28,7 @@ def run_tensorboard(run: str, folder: Path) -> None:
     """
     from loratory.runs.tensorboard import convert
 
-    directory = find_run(run)
+    directory = find_run(run, to_look=True)
     with output.working("writing the log"):
         try:
             path, events = convert(directory, folder / directory.name)

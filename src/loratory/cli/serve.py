@@ -45,7 +45,7 @@ def serve(run: str, port: int) -> int:
     path = Path(run)
     is_folder = path.is_dir() and not (path / "state").is_dir()
     try:
-        server = PageServer(path if is_folder else None, None if is_folder else find_run(run), port)
+        server = PageServer(path if is_folder else None, None if is_folder else find_run(run, to_look=True), port)
     except OSError as error:
         raise LoratoryError(
             f"Port {port} of {_HOST} cannot be used: {error.strerror or error}.",

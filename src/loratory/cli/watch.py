@@ -26,7 +26,7 @@ def watch(
 
     Ctrl-Q leaves the dashboard, Ctrl-C the lines; the run goes on.
     """
-    directory = find_run(run)
+    directory = find_run(run, to_look=True)
     if as_json or plain or not all(map(os.isatty, (0, 1, 2))) or os.environ.get("TERM", "dumb") == "dumb":
         return _follow(directory, as_json=as_json)
     from loratory.cli.edit import open_screens

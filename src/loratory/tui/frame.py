@@ -1,5 +1,7 @@
 """The lines around every pane: its title, what was told, the keys that matter."""
 
+from collections.abc import Collection
+
 from rich.cells import cell_len
 from textual.content import Content
 
@@ -44,8 +46,8 @@ def message_lines(told: Told, at: str, width: int, glyphs: Glyphs) -> list[Conte
     return [Content(fitted(row, width, glyphs.ellipsis)).stylize(style) for row in rows]
 
 
-def footer_line(keymap: Keymap, legal_keys: str, width: int, glyphs: Glyphs) -> Content:
-    """The keys that matter now: what can be typed next, else the commonest actions."""
+def footer_line(keymap: Keymap, legal_keys: str, width: int, glyphs: Glyphs, without: Collection[str] = ()) -> Content:
+    """The keys that matter now: what can be typed next, else the commonest actions, but for those of `without`."""
     if legal_keys:
         return Content(fitted(f" {legal_keys}", width, glyphs.ellipsis))
     parts = [
@@ -53,6 +55,6 @@ def footer_line(keymap: Keymap, legal_keys: str, width: int, glyphs: Glyphs) -> 
             (printable(keymap.keys_of(action.id).replace("space", "Space")), "bold $text-accent"), f" {action.short}"
         )
         for action in keymap.actions
-        if action.short and action.keys
+        if action.short and action.keys and action.id not in without
     ]
     return Content(" ") + Content("  ").join(parts)

@@ -146,6 +146,10 @@ class Pane(Screen[None]):
         """What can be typed now, where it is not any action; "" otherwise."""
         return ""
 
+    def idle_actions(self) -> Collection[str]:
+        """Actions that nothing can be done with now, so that the line of keys need not show them."""
+        return ()
+
     def takes_key(self, key: str) -> bool:
         """Whether the key belongs to something that was begun, such as a question; it is then done with."""
         return False
@@ -192,7 +196,7 @@ class Pane(Screen[None]):
         self._line("title", self.title_content(width))
         self.draw()
         typed = "Enter takes it   Esc leaves" if self.is_asking else self._typed_keys() or self.legal_keys()
-        self._line("footer", footer_line(self.keymap, typed, width, self.glyphs))
+        self._line("footer", footer_line(self.keymap, typed, width, self.glyphs, self.idle_actions()))
 
     def tell(self, told: Told) -> None:
         """Shows a sentence until the next."""

@@ -20,7 +20,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("skip", ("i",), "leave the picture at the cursor out, or take it in again", RUN),
     Action("rate", ("r",), "scale the learning rates", RUN),
     Action("detach", ("d",), "move the run into a process of its own", RUN),
-    Action("continue", ("c",), "go on with a run that has ended", RUN),
+    Action("continue", ("c",), "go on with a run that has ended", RUN, short="go on"),
     Action("memory", ("o",), "after out of memory: what to change, and go on with it", RUN),
     Action("next-view", ("tab",), "next view", LOOK, short="views"),
     Action("previous-view", ("shift+tab",), "previous view", LOOK),

@@ -166,7 +166,7 @@ class Body(Vertical):
                 room = self.query_one("#run-main").size.height
                 offset = max(0, min(self._cursors.get("log", 0), len(log) - room))
                 self._cursors["log"] = offset
-                self._show("lines", tables.log_lines(log, room, offset))
+                self._show("lines", tables.log_lines(log, width, room, offset))
 
     def _show_table(self, view: TableView, rows: Sequence[str | Sampled | None]) -> None:
         table = self.query_one(Table)

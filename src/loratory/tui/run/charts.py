@@ -158,7 +158,8 @@ def broken_steps(progress: Progress, window: tuple[int, int], most: int) -> list
 def caption(state: ChartState, progress: Progress) -> tuple[str, str]:
     """What stands over the chart, at the left and at the right."""
     subject = state.shown
-    notes = [subject.title, *(["log scale"] if state.log else []), *([ZOOMS[state.zoom]] if state.zoom else [])]
+    # The window first: the end of the line is cut in a narrow terminal.
+    notes = [*([ZOOMS[state.zoom]] if state.zoom else []), *(["log scale"] if state.log else []), subject.title]
     right = "" if subject.of_parts is not None else subject.newest(progress)
     if state.subject == 0 and progress.losses.last_step:
         right += f"   raw {spoken(progress.losses.last)}"

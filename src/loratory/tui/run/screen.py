@@ -1,7 +1,7 @@
 """The run pane: follows a run from its folder, and leaves commands there."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import ClassVar
 
 from textual import on
@@ -181,6 +181,9 @@ class RunScreen(Pane):
 
     def legal_keys(self) -> str:
         return self.verbs_of_run.legal_keys()
+
+    def idle_actions(self) -> Collection[str]:
+        return self.verbs_of_run.idle()
 
     def takes_key(self, key: str) -> bool:
         return self.verbs_of_run.takes_key(key)

@@ -68,6 +68,7 @@ def said_lines(
         rows = [f" {row}" if at == 0 else f"   {row}" for at, row in enumerate(rows)]
         if len(lines) + len(rows) > most:
             rows = rows[: most - len(lines)]
+            rows[-1:] = [f"{rows[-1][: max(0, width - 3)]}{glyphs.ellipsis}"] if rows else []
         lines = [plain(row, _COLOURS[severity]) for row in rows] + lines
         if len(lines) >= most:
             break
@@ -78,9 +79,10 @@ def _is_news(notice: Notice) -> bool:
     return notice.level == "warning"
 
 
-def log_lines(log: tuple[str, ...], height: int, offset: int) -> list[Content]:
-    """`height` lines of the log that end `offset` lines before its last."""
+def log_lines(log: tuple[str, ...], width: int, height: int, offset: int) -> list[Content]:
+    """`height` rows of `width` cells of the log that end `offset` lines before its last."""
     end = len(log) - offset
-    return [plain(f" {line}") for line in log[max(0, end - height) : end]] or [
+    rows = [f" {row}" for line in log[max(0, end - height) : end] for row in wrapped(line, width - 2) or [""]]
+    return [plain(row) for row in rows[-height:]] or [
         plain(" The log is empty: nothing that a library said, and no traceback.", "$foreground-muted")
     ]

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from loratory.errors import LoratoryError
@@ -75,6 +75,15 @@ class Verbs:
         if situation.standing is None or situation.behind:
             raise LoratoryError("What happened so far is still being read.")
         return situation
+
+    def idle(self) -> Collection[str]:
+        """What cannot be done with the run as it stands."""
+        follower = self._pane.follower
+        if follower is None:
+            return ("pause", "save", "sample", "stop", "continue", "next-view", "log", "zoom")
+        situation = self._pane.situation(follower)
+        ended = () if situation.is_alive else ("pause", "save", "sample", "stop")
+        return (*ended, *(() if situation.state in _CAN_GO_ON else ("continue",)))
 
     def _writable(self) -> "Situation":
         if self._pane.panes.read_only:
