@@ -347,6 +347,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, tables: dict[str, dict[str
     tables["model"]["pretrained_model_name_or_path"] = "nano"
     tables["dataset"]["train_data_dir"] = Path("/set")
     tables["output"].setdefault("output_dir", Path("/out"))
+    tables["output"].setdefault("logging_dir", Path("/logs"))
     tables["output"]["runs_dir"] = Path("/runs")
     config = Config.model_validate({"preset": preset, **tables})
     path = tmp_path / "written.toml"

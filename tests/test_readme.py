@@ -14,7 +14,7 @@ from loratory.cli.main import VERBS, cli
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Folders that the documents open in the editor: `loratory DIR` has no verb.
-EDITED = ("DIR", "fox-set", "hearts")
+EDITED = ("DIR", "fox-set", "hearts", "fox.toml", "./runs")
 COMMAND = re.compile(r"(?:^|`|bin/)loratory ([^`\n#]+)", re.MULTILINE)
 
 

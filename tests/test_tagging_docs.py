@@ -1,4 +1,4 @@
-"""docs/tagging.md and docs/panes.md are true: the commands run, the keys are those of the panes, the files can be read,
+"""docs/tagging.md, panes.md and dashboard.md are true: the commands run, the keys are those of the panes, the files can be read,
 the pictures are of the panes as they are."""
 
 import re
@@ -20,6 +20,7 @@ from loratory.tui.stats.sections import SECTIONS
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "tagging.md").read_text("utf-8")
 PANES_PAGE = (ROOT / "docs" / "panes.md").read_text("utf-8")
+DASHBOARD_PAGE = (ROOT / "docs" / "dashboard.md").read_text("utf-8")
 
 
 def blocks(language: str, page: str = PAGE) -> list[str]:
@@ -81,7 +82,8 @@ def test_tables_of_keys_are_current() -> None:
 
 @pytest.mark.parametrize("name", [*PANES, "boxes"])
 def test_every_action_stands_in_its_table_with_its_keys(name: str) -> None:
-    rows = table_of(PAGE if name == "tags" else PANES_PAGE, name)
+    page = PAGE if name == "tags" else DASHBOARD_PAGE if name in ("plan", "run", "gallery") else PANES_PAGE
+    rows = table_of(page, name)
     for action in BOX_ACTIONS if name == "boxes" else actions_of(name):
         row = next(line for line in rows if line.startswith(f"| `{action.id}` |"))
         assert all(f"`{keys}`" in row for keys in action.keys)

@@ -6,7 +6,7 @@ from textual.message import Message
 from textual.widget import Widget
 
 from loratory.tui.plan.rows import Row
-from loratory.tui.text import Glyphs, fitted, plain
+from loratory.tui.text import Glyphs, fitted, plain, printable
 
 _NAME_WIDTH = 27
 _LEAST_VALUE = 12
@@ -71,7 +71,7 @@ class Form(Widget):
             value = value.stylize("bold")
         line = Content.assemble(
             (f"{cursor} ", "$text-accent"),
-            (f"{_SIGNS.get(row.severity, ' ')}", _STYLES.get(row.severity, "")),
+            (printable(_SIGNS.get(row.severity, " ")), _STYLES.get(row.severity, "")),
             f"{changed} ",
             (fitted(row.title, name_width, ellipsis), "" if row.value or row.is_changed else "$foreground-muted"),
             " ",

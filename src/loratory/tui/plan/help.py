@@ -8,7 +8,7 @@ from loratory.config.draft_values import typed
 from loratory.config.fields import FIELDS
 from loratory.config.kohya.settings import NETWORK_ARGS, SETTING_OF
 from loratory.tui.plan.findings import PlanFinding
-from loratory.tui.text import Glyphs, plain, wrapped
+from loratory.tui.text import Glyphs, plain, printable, wrapped
 
 _SAME_NAME = {setting: f"--{name}" for name, setting in SETTING_OF.items()}
 _NETWORK_NAME = {setting: f"--network_args {name}=" for name, setting in reversed(NETWORK_ARGS.items())}
@@ -19,7 +19,9 @@ def help_lines(draft: Draft, key: str, findings: list[PlanFinding], width: int, 
     """The lines under the form for the setting that the cursor is on."""
     field = FIELDS[key]
     may_be = describe_field(field) if key != SUBSETS else "tables, which are edited in the file"
-    lines = [Content.assemble((f" {key}", "bold $text-accent"), (f"  {may_be}", "$foreground-muted"))]
+    lines = [
+        Content.assemble((printable(f" {key}"), "bold $text-accent"), (printable(f"  {may_be}"), "$foreground-muted"))
+    ]
     for each in findings:
         if each.key == key:
             lines += _paragraph(f"{each.severity}: {each.message}", width, _STYLES[each.severity])

@@ -8,7 +8,7 @@ from textual.content import Content
 from loratory.config.schema import EXPOSURE, STYLE_EXPOSURE, Config
 from loratory.terminal.curves import draw_curve
 from loratory.tui.plan.findings import PlanFinding, counted
-from loratory.tui.text import ASCII, Glyphs, fitted, plain, wrapped
+from loratory.tui.text import ASCII, Glyphs, fitted, plain, printable, wrapped
 from loratory.wording import spoken_bytes, spoken_time
 
 _FAMILY = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
@@ -87,7 +87,7 @@ def _exposure(plan: Mapping[str, Any], config: Config, width: int, glyphs: Glyph
             bar = f"{bar[:yardstick]}|{bar[yardstick + 1 :]}"
         name = fitted(folder["name"], name_width, glyphs.ellipsis)
         counts = f"{folder['images']:>7}{folder['repeats']:>8}{folder['per_epoch']:>9}{folder['exposure']:>9.0f}"
-        lines.append(Content.assemble(" ", name, counts, " ", (bar, "$text-accent")))
+        lines.append(Content.assemble(" ", name, printable(counts), " ", (printable(bar), "$text-accent")))
     if len(folders) > _MOST_FOLDERS:
         lines.append(plain(f" and {len(folders) - _MOST_FOLDERS} more", "$foreground-muted"))
     advice = f"the guide: {_STYLE_RANGE} for a style" if is_style else "the guide: about 100 for each picture"

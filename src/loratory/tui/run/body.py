@@ -17,7 +17,7 @@ from loratory.tui.run import facts, head, tables
 from loratory.tui.run.charts import ChartState, caption, chart_view
 from loratory.tui.run.head import Situation
 from loratory.tui.run.lines import Lines
-from loratory.tui.text import Glyphs, fitted, plain
+from loratory.tui.text import Glyphs, fitted, plain, printable
 from loratory.tui.widgets.chart import Chart
 from loratory.tui.widgets.preview import Preview
 from loratory.tui.widgets.table import Table, TableView
@@ -129,7 +129,7 @@ class Body(Vertical):
         left, right = caption(state, situation.progress)
         room = max(0, width - len(right) - 1)
         shown = fitted(f" {left}", room, self._glyphs.ellipsis)
-        self._lines("caption").show([Content.assemble((shown, "$foreground-muted"), right)])
+        self._lines("caption").show([Content.assemble((shown, "$foreground-muted"), printable(right))])
         chart.show(chart_view(state, situation.progress, others, width, situation.run.name))
 
     def show_lists(self, situation: Situation, alarms: Iterable[Alarm], log: tuple[str, ...]) -> None:

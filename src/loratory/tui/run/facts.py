@@ -76,7 +76,7 @@ def _of(part: float, whole: float) -> str:
 
 def _fact(label: str, text: str, width: int) -> Content:
     room = max(0, width - _LABEL - 1)
-    return Content.assemble((f" {label:<{_LABEL - 1}} ", "$foreground-muted"), fitted(text, room).rstrip())
+    return Content.assemble((fitted(f" {label}", _LABEL + 1), "$foreground-muted"), plain(fitted(text, room).rstrip()))
 
 
 def rate_lines(progress: Progress, width: int) -> list[Content]:
@@ -150,7 +150,9 @@ def spark_lines(progress: Progress, width: int, glyphs: Glyphs) -> list[Content]
         course = sparkline(means, room, ascii_only=glyphs is ASCII)
         lines.append(
             Content.assemble(
-                (f" {subject.short:<16}", "$foreground-muted"), (f"{course:<{room}} ", "$text-accent"), newest
+                (fitted(f" {subject.short}", 17), "$foreground-muted"),
+                (fitted(course, room + 1), "$text-accent"),
+                newest,
             )
         )
     return lines

@@ -82,7 +82,9 @@ def status_line(situation: Situation, width: int, glyphs: Glyphs) -> Content:
     said = f" {glyphs.dot} ".join(parts)
     word = sign(state, glyphs)
     room = width - cell_len(word) - 4
-    return Content.assemble(" ", (word, f"bold {colour_of(state)}"), "  ", (fitted(said, room), "$foreground-muted"))
+    return Content.assemble(
+        " ", (printable(word), f"bold {colour_of(state)}"), "  ", (fitted(said, room), "$foreground-muted")
+    )
 
 
 def progress_line(situation: Situation, width: int, glyphs: Glyphs) -> Content:
@@ -116,7 +118,14 @@ def _bar_line(before: str, share: float, after: list[str], width: int, glyphs: G
     said = "   ".join(after)
     room = width - cell_len(before) - len(said) - 5
     filled, rest = bar(share, max(0, room), glyphs)
-    return Content.assemble(f" {before} ", (filled, "$text-accent"), (rest, "$foreground-muted"), f"  {said}")
+    return Content.assemble(
+        " ",
+        before,
+        " ",
+        (printable(filled), "$text-accent"),
+        (printable(rest), "$foreground-muted"),
+        printable(f"  {said}"),
+    )
 
 
 def bar(share: float, width: int, glyphs: Glyphs) -> tuple[str, str]:
