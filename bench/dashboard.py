@@ -5,10 +5,10 @@
     python bench/dashboard.py --rounds 8 --steps 120
 
 paint   seconds from the start of the process to the first screen of a run, a dataset and a config. Goal 0.5.
-keys    milliseconds from a key to the end of what it draws (the list of keys, and the dashboard again), while torch is imported and
-        the engine built, and while it trains. Goal: 50 at the 95th percentile, and no answer later than 100. In
-        brackets: of it the processor time of the thread that draws, and without the time in which that thread was ready
-        and other programs had the processor.
+keys    milliseconds from a key to the end of what it draws (the list of keys, and the dashboard again), while torch is
+        imported and the engine built, and while it trains. Goal: 50 at the 95th percentile, and no answer later than
+        100. In brackets: of it the processor time of the thread that draws, and without the time in which that thread
+        was ready and other programs had the processor.
 bytes   bytes a second that the screen of a run of 20 steps a second sends to its terminal while nobody types. Goal at
         120x40: 10 kB.
 cost    seconds a step beside the open dashboard against `loratory train` without a terminal, in turn, so that a slow

@@ -1,5 +1,5 @@
-"""docs/tagging.md, panes.md and dashboard.md are true: the commands run, the keys are those of the panes, the files can be read,
-the pictures are of the panes as they are."""
+"""docs/tagging.md, panes.md and dashboard.md are true: the commands run, the keys are those of the panes, the files can
+be read, the pictures are of the panes as they are."""
 
 import re
 import shlex
