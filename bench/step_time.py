@@ -237,7 +237,9 @@ class TakingTurns(Control):
     def poll(self) -> list[Command]:
         if self._bare.calls:  # else no step was trained yet
             self._done += 1
-            if self._done % self._bare.turns.length == 0:
+            turns = self._bare.turns
+            # Asked once more at its end, the loop waits for nothing.
+            if self._done % turns.length == 0 and self._done < turns.steps:
                 began = time.perf_counter()
                 self._bare.take_turn()
                 self._waits_s[self._done] = time.perf_counter() - began

@@ -9,7 +9,6 @@ from pydantic.fields import FieldInfo
 from loratory.config.describe import describe_field, show
 from loratory.config.fields import FIELDS, TABLES
 from loratory.config.schema import SubsetSettings
-from loratory.config.unbuilt import UNBUILT_NAMES
 
 HEADER = """\
 # Settings
@@ -21,9 +20,6 @@ LyCORIS networks, of LyCORIS) where it has the setting; what differs is said. A 
 the configuration file (on the command line to the current one), `~` is the home folder. For optional numbers 0 means
 "not set", which also switches off what a preset sets. `--set table.key=value` on the command line goes above the file,
 the file above its preset.
-
-Settings marked † exist but do not work yet: a run that asks for one is refused. Of some others only certain values
-work so far; the refusal names them.
 """
 
 
@@ -46,10 +42,9 @@ def render() -> str:
 def _rows(fields: Mapping[str, FieldInfo]) -> str:
     rows = ["| setting | value | default | meaning |", "| --- | --- | --- | --- |"]
     for name, field in fields.items():
-        mark = " †" if name in UNBUILT_NAMES else ""
         meaning = " ".join((field.description or "").split()).replace("|", "\\|")
         key = name.rpartition(".")[2]
-        rows.append(f"| `{key}`{mark} | {describe_field(field)} | {_default(field)} | {meaning} |")
+        rows.append(f"| `{key}` | {describe_field(field)} | {_default(field)} | {meaning} |")
     return "\n".join(rows) + "\n"
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from command_line import Call, calling
+
 # How long an example takes is no property of the program: a busy machine must not fail a test.
 settings.register_profile("loratory", deadline=None)
 settings.load_profile("loratory")
@@ -29,3 +31,9 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "120")
     return home
+
+
+@pytest.fixture
+def loratory(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Calls the program in this process: (exit code, stdout, stderr)."""
+    return calling(capfd, monkeypatch)

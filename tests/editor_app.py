@@ -84,10 +84,15 @@ class Typist:
 
 @asynccontextmanager
 async def open_editor(
-    directory: Path, size: tuple[int, int] = (80, 24), key_file: Path | None = None, glyphs: Glyphs = UNICODE
+    directory: Path,
+    size: tuple[int, int] = (80, 24),
+    key_file: Path | None = None,
+    glyphs: Glyphs = UNICODE,
+    typed_ahead: str = "",
 ) -> AsyncIterator[Typist]:
     """The editor on `directory`, its captions read and its vocabulary loaded."""
     app = LoratoryApp(Session(directory), Keymaps(key_file), Graphics("half"), glyphs)
+    app.typed_ahead = typed_ahead
     try:
         async with app.run_test(size=size, notifications=True) as pilot:
             typist = Typist(app, pilot)

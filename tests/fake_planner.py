@@ -38,6 +38,7 @@ PLAN: dict[str, Any] = {
             "scale": 0.03125,
             "conv_rank": None,
             "conv_scale": None,
+            "rank_varies": False,
         },
         {
             "part": "text_encoder",
@@ -48,6 +49,7 @@ PLAN: dict[str, Any] = {
             "scale": None,
             "conv_rank": None,
             "conv_scale": None,
+            "rank_varies": False,
         },
     ],
     "saves": 1,

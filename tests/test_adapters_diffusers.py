@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLP
 
 from adapter_models import fill, tiny_models, token_ids, unet_inputs
 from loratory.adapters.files import save_adapter
-from loratory.adapters.lora import inject
+from loratory.adapters.inject import inject
 from loratory.config.schema import NetworkSettings
 
 

@@ -3,7 +3,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from adapter_models import fill, tiny_models, token_ids, unet_inputs
-from loratory.adapters.lora import inject
+from loratory.adapters.inject import inject
 from loratory.config.schema import NetworkSettings
 from loratory.errors import LoratoryError
 
@@ -202,13 +202,6 @@ def test_a_second_injection_is_a_defect():
     unet, encoders, _ = injected()
     with pytest.raises(RuntimeError):
         inject(unet, encoders, "sd1", NetworkSettings(), seed=1, train_unet=True, train_text_encoder=True)
-
-
-def test_other_networks_are_refused():
-    with pytest.raises(LoratoryError, match="wd_on_output"):
-        injected(network_type="dora", wd_on_output=False)
-    with pytest.raises(LoratoryError, match="loha"):
-        injected(network_type="loha")
 
 
 # -- half precision

@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adapter_models import fill, tiny_models
-from loratory.adapters.lora import inject
-from loratory.adapters.max_norm import apply_max_norm
+from loratory.adapters.inject import inject
+from loratory.adapters.max_norm import apply_max_norm, change_norms
 from loratory.config.schema import NetworkSettings
 
 FIGURES = json.loads((Path(__file__).parent / "data" / "max_norm.json").read_text())
@@ -56,3 +57,9 @@ def test_an_untrained_adapter_has_norm_zero():
     assert adapter.apply_max_norm(1.0) == adapter.apply_max_norm(1.0)
     report = adapter.apply_max_norm(1.0)
     assert (report.keys_scaled, report.mean_norm, report.max_norm) == (0, 0.0, 0.0)
+
+
+def test_norms_on_a_gpu_without_float64():
+    with FakeTensorMode():  # tensors of a device that need not be there
+        down, up = torch.empty(4, 8, device="mps"), torch.empty(6, 4, device="mps")
+        assert change_norms([down], [up], [1.0]).dtype == torch.float32

@@ -104,8 +104,13 @@ def test_the_repeated_blocks_are_compiled(tmp_path: Path) -> None:
     assert {id(m) for m in unet.modules() if m._compiled_call_impl is not None} == {id(block) for block in blocks}
 
 
-def compare(folder: Path, backend: str, compiled: Callable[[], int], **tables: dict[str, Any]) -> None:
-    """Losses and gradients, and the base model's prediction with the adapter off, with compiled blocks and without."""
+def compare(
+    folder: Path, backend: str, compiled: Callable[[], int], *, weaker: bool = False, **tables: dict[str, Any]
+) -> None:
+    """Losses and gradients, and the base model's prediction with the adapter off, with compiled blocks and without.
+
+    weaker: also at half the strength, for which all is compiled anew.
+    """
     results: list[list[torch.Tensor]] = []
     for settings in ({}, {"torch_compile": True, "dynamo_backend": backend}):
         training = tables.get("training", {}) | settings
@@ -116,30 +121,30 @@ def compare(folder: Path, backend: str, compiled: Callable[[], int], **tables: d
             result.append(engine.losses(batch).total)
             with engine.adapter.disabled():
                 result.append(engine.losses(batch).total)
-            engine.adapter.multiplier = 0.5
-            result.append(engine.losses(batch).total)
+            if weaker:
+                engine.adapter.multiplier = 0.5
+                result.append(engine.losses(batch).total)
         assert (compiled() > 0) == bool(settings)
         results.append(result)
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-6)
-    assert len({float(loss) for loss in results[0][2:]}) == 3
+    assert len({float(loss) for loss in results[0][2:]}) == (3 if weaker else 2)
 
 
 @pytest.mark.slow
 def test_compiled_blocks_compute_the_same(tmp_path: Path, compiled: Callable[[], int]) -> None:
     network = {"network_train_unet_only": True, "network_dropout": 0.3, "rank_dropout": 0.3}
-    compare(tmp_path, "eager", compiled, network=network, training={"gradient_checkpointing": True})
+    compare(tmp_path, "eager", compiled, weaker=True, network=network, training={"gradient_checkpointing": True})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "checkpointing"),
     [
-        ({"module_dropout": 0.5}, True),
-        ({"network_type": "locon"}, False),
-        ({"network_type": "dora"}, True),
+        ({"network_type": "locon", "module_dropout": 0.5}, True),
+        ({"network_type": "dora"}, False),
     ],
-    ids=["module_dropout", "locon", "dora"],
+    ids=["locon", "dora"],
 )
 def test_every_network_can_be_compiled(
     tmp_path: Path, compiled: Callable[[], int], network: dict[str, Any], checkpointing: bool

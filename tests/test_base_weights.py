@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapter_models import fill, tiny_models, token_ids, unet_inputs
+from loratory.adapters.adapter import Adapter
 from loratory.adapters.base_weights import merge_base_weights, refuse_unmergeable
 from loratory.adapters.files import save_adapter
+from loratory.adapters.inject import inject
 from loratory.adapters.keys import diffusers_module_key
-from loratory.adapters.lora import Adapter, inject
 from loratory.config.schema import NetworkSettings
 from loratory.errors import LoratoryError
 from loratory.training.plan import make_plan
@@ -43,7 +44,7 @@ def outputs(unet: Any, encoders: list[Any], family: str) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
-@pytest.mark.parametrize("network_type", ["lora", "locon"])
+@pytest.mark.parametrize("network_type", ["lora", "locon", "dora", "loha", "lokr", "glora"])
 def test_a_merged_model_computes_what_base_and_adapter_do(tmp_path: Path, family: str, network_type: str) -> None:
     unet, encoders, adapter = adapted(family, network_type)
     path = written(tmp_path / "a.safetensors", adapter)
@@ -54,7 +55,7 @@ def test_a_merged_model_computes_what_base_and_adapter_do(tmp_path: Path, family
     merge_base_weights([path], [0.7], unet, encoders, family)
     for merged, reference, before in zip(outputs(unet, encoders, family), expected, plain, strict=True):
         torch.testing.assert_close(merged, reference, rtol=1e-4, atol=2e-5)
-        assert (reference - before).abs().max() > 1e-2
+        assert (reference - before).abs().max() > 1e-3
 
 
 def test_sdxl_blocks_may_be_named_as_diffusers_does(tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_several_files_are_added_up_before_the_weight_is_rounded(tmp_path: Path)
     assert set(weight.flatten().tolist()) == {1 + 2**-7}
 
 
-def loha(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def half_a_loha(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {f"{next(iter(state)).partition('.')[0]}.hada_w1_a": torch.ones(2, 2)}
 
 
@@ -127,10 +128,10 @@ def half_a_pair(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (loha, "holds a network of the kind loha; it must be a LoRA"),
+        (half_a_loha, "has no hada_w1_b in lora_"),
         (other_width, "was trained on a base model of other sizes"),
         (other_layer, "has a module that the base model has no layer for: lora_unet_down_blocks_7"),
-        (half_a_pair, "has no complete pair in lora_"),
+        (half_a_pair, "has no lora_up.weight in lora_"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -147,10 +148,9 @@ def test_what_does_not_fit_is_refused(
     assert all(torch.equal(one, other) for one, other in zip(before, outputs(unet, encoders, "sd1"), strict=True))
 
 
-def test_dora_and_other_families_are_refused(tmp_path: Path) -> None:
-    dora = written(tmp_path / "dora.safetensors", adapted("sd1", "dora")[2])
+def test_other_families_are_refused(tmp_path: Path) -> None:
     sdxl = written(tmp_path / "sdxl.safetensors", adapted("sdxl", "lora")[2])
-    for path, sentence in ((dora, "is a DoRA"), (sdxl, "is for SDXL models"), (tmp_path / "x", "there is no file")):
+    for path, sentence in ((sdxl, "is for SDXL models"), (tmp_path / "x", "there is no file")):
         with pytest.raises(LoratoryError, match=sentence):
             refuse_unmergeable([path], *tiny_models(), "sd1")
 

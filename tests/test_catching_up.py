@@ -136,8 +136,9 @@ def test_pictures_of_two_folders_with_one_name_are_told_apart() -> None:
     assert all(line.cell_length <= 12 for line in image_lines(progress, 12, 5, UNICODE))
 
 
-def test_the_first_frame_stands_at_once_and_keys_typed_meanwhile_reach_the_pane(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("before", ["", "v", "v\x1b"])
+def test_the_first_frame_stands_at_once_and_keys_typed_before_and_meanwhile_reach_the_pane(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
     run = FakeRun(tmp_path)
     run.say(Started(0, 10, 1, 10, "cpu", "1"))
@@ -146,12 +147,14 @@ def test_the_first_frame_stands_at_once_and_keys_typed_meanwhile_reach_the_pane(
     monkeypatch.setattr(first_frame, "_import", lambda name: may_load.wait(10))
     project = Project(tmp_path, tmp_path / "runs", run=run.directory.path)
     app = LoratoryApp(None, Keymaps(None), Graphics("half"), project=project, first="run")
+    app.typed_ahead = before
 
     async def scenario() -> None:
         async with app.run_test(size=(80, 24)) as pilot:
             await pilot.pause()
             assert isinstance(app.screen, FirstFrame)
-            await pilot.press("v")
+            if not before:
+                await pilot.press("v")
             may_load.set()
             end = time.monotonic() + 10
             while not (isinstance(app.screen, RunScreen) and getattr(app.screen, "chart", ChartState()).subject == 1):

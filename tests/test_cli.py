@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from command_line import Call, Said
 from loratory.adapters.files import save_adapter
-from loratory.cli.main import main
 from loratory.cli.progress import lay_out
 from loratory.config.load import dump_config, load_config
 from loratory.runs.control import Command, Control
@@ -30,31 +29,6 @@ from material import make_set, write_config
 HERE = Path(__file__).parent
 HEAVY = ["torch", "diffusers", "transformers", "peft", "textual", "accelerate"]
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Result]
-
-
-@pytest.fixture
-def loratory(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Calls the program in this process, as the console script does."""
-
-    def call(*arguments: object) -> Result:
-        monkeypatch.setattr("sys.argv", ["loratory", *map(str, arguments)])
-        capfd.readouterr()  # what writing a test model has printed
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capfd.readouterr()
-        return Result(int(stopped.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 @pytest.fixture
@@ -87,7 +61,7 @@ def test_what_needs_no_model_imports_no_torch(tmp_path: Path) -> None:
         ["presets", "list"],
         ["presets", "show", "character-adamw"],
         ["runs", "list"],
-        ["lora", "inspect", str(tmp_path / "fox.safetensors")],
+        ["lora", "inspect", "--quick", str(tmp_path / "fox.safetensors")],
         ["train", "missing.toml"],
         ["plan", "missing.toml"],
         ["train", "--resume", "missing"],
@@ -172,7 +146,11 @@ REFUSED = {
         ],
     ),
     "wrong --set": (nothing, ["config.toml", "--set", "seeed=3", "--set", "nonsense"], ["seeed", "nonsense"]),
-    "unbuilt setting": (nothing, ["config.toml", "--set", "network_type=loha"], ["loha", "is not built yet"]),
+    "idle setting": (
+        nothing,
+        ["config.toml", "--set", "network_type=loha", "--set", "network_dropout=0.1"],
+        ["network.network_dropout", 'does nothing with network_type = "loha"'],
+    ),
     "no dataset folder": (nothing, ["config.toml", "--set", "train_data_dir=none"], ["none does not exist"]),
     "empty dataset": (
         lambda project: (project / "empty").mkdir(),
@@ -289,7 +267,7 @@ def rewrite(run: RunDirectory, **changes: object) -> None:
 
 def test_runs_list_says_how_each_run_stands(loratory: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert loratory("runs", "list") == Result(0, "", "No runs in runs.\n")
+    assert loratory("runs", "list") == Said(0, "", "No runs in runs.\n")
     expected = {
         "alive": (STARTED, step(1)),
         "done": (STARTED, Finished("done", 4)),
@@ -551,7 +529,7 @@ def test_a_terminal_that_knows_only_ascii(run_of_today: RunDirectory, environmen
     done = shell("loratory runs list && loratory watch runs/*; loratory runs list --json", folder, **environment)
     assert done.returncode == 0, done.stderr
     (row, listed) = done.stdout.decode("ascii").split("\n", 1)
-    assert re.match(r"\+ done      f(\\xfc|\?\?)chse-", row)
+    assert re.match(r"v done      f(\\xfc|\?\?)chse-", row)
     assert json.loads(listed)[0]["path"].startswith("runs/f")
     assert done.stderr.decode("ascii").splitlines()[-2:] == ['note: "tr\\xe8s" - \\U0001f98a', "Done..."]
 

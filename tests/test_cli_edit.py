@@ -1,5 +1,6 @@
 """`loratory DIR`: what opens the editor, and what is told instead of a traceback where it cannot open."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -7,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from editor_app import make_pictures
+from editor_app import make_pictures, open_editor
 from fake_run import FakeRun
 from loratory.cli import main
-from loratory.tui import app
+from loratory.tui import start
 from loratory.tui.app import LoratoryApp
+from loratory.tui.crash import crash_file
 
 
 def loratory(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -84,7 +86,23 @@ def test_which_pane_is_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True, raising=False)
     monkeypatch.setattr("os.get_terminal_size", lambda _: os.terminal_size((80, 24)))
     monkeypatch.setattr("sys.stdout.fileno", lambda: 1, raising=False)
-    monkeypatch.setattr(app, "LoratoryApp", Screens)
+    monkeypatch.setattr(start, "LoratoryApp", Screens)
     monkeypatch.chdir(tmp_path)
-    app.run(path)
+    start.run(path)
     assert opened == [first]
+
+
+def test_the_traceback_of_a_defect_is_kept_until_the_next_one(tmp_path: Path) -> None:
+    make_pictures(tmp_path, {"a": "fox"})
+
+    async def opened(defect: str = "") -> None:
+        async with open_editor(tmp_path) as typist:
+            if defect:
+                typist.app._exit_renderables.append(defect)
+
+    asyncio.run(opened("first [/b]"))
+    assert crash_file().read_text() == "first [/b]\n"
+    asyncio.run(opened())
+    assert crash_file().read_text() == "first [/b]\n"
+    asyncio.run(opened("second"))
+    assert crash_file().read_text() == "second\n"

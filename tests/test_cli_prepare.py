@@ -7,15 +7,14 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from command_line import Call
 from hostile_pictures import write_all
-from loratory.cli.main import main
 from loratory.imaging.recipe import Recipe
 from loratory.imaging.recipe_toml import read_recipes
 from loratory.preparation import make
@@ -26,26 +25,9 @@ from preparation_sets import contents, draw, make_raw, stamps
 SMALL = ("--resolution", "64")
 
 
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Prepare = Callable[..., Result]
-
-
 @pytest.fixture
-def prepare(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Prepare:
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr("sys.argv", ["loratory", "prepare", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return Result(int(stopped.value.code or 0), captured.out, captured.err)
-
-    return run
+def prepare(loratory: Call) -> Call:
+    return partial(loratory, "prepare")
 
 
 @pytest.fixture
@@ -58,7 +40,7 @@ def train(tmp_path: Path) -> Path:
     return tmp_path / "train"
 
 
-def test_it_makes_a_folder_once_and_then_has_nothing_to_do(prepare: Prepare, raw: Path, train: Path) -> None:
+def test_it_makes_a_folder_once_and_then_has_nothing_to_do(prepare: Call, raw: Path, train: Path) -> None:
     done = prepare(raw, train, "--token", "fox", "--class", "mammal", "--repeats", "7", *SMALL)
     assert done.code == 0
     assert "6 pictures made" in done.err
@@ -72,7 +54,7 @@ def test_it_makes_a_folder_once_and_then_has_nothing_to_do(prepare: Prepare, raw
     assert stamps(raw) | stamps(train) == before
 
 
-def test_a_dry_run_tells_all_and_writes_nothing(prepare: Prepare, raw: Path, train: Path) -> None:
+def test_a_dry_run_tells_all_and_writes_nothing(prepare: Call, raw: Path, train: Path) -> None:
     before = stamps(raw)
     done = prepare(raw, train, "--token", "fox", "--max-side", "64", "--dry-run", *SMALL)
     assert done.code == 0
@@ -89,7 +71,7 @@ def test_a_dry_run_tells_all_and_writes_nothing(prepare: Prepare, raw: Path, tra
     }
 
 
-def test_options_are_remembered_and_build_anew_what_they_change(prepare: Prepare, raw: Path, train: Path) -> None:
+def test_options_are_remembered_and_build_anew_what_they_change(prepare: Call, raw: Path, train: Path) -> None:
     prepare(raw, train, "--token", "fox", "--backgrounds", "black,#204060", *SMALL)
     text = (raw / "recipes.toml").read_text()
     assert 'backgrounds = ["black", "#204060"]' in text
@@ -101,7 +83,24 @@ def test_options_are_remembered_and_build_anew_what_they_change(prepare: Prepare
     assert Image.open(train / "1_fox" / "p01.jpg").format == "JPEG"
 
 
-def test_failures_are_told_one_by_one_and_make_the_exit_code_1(prepare: Prepare, raw: Path, train: Path) -> None:
+@pytest.mark.parametrize(
+    ("said", "opening"),
+    [
+        (("--token", "sks fox"), "sks fox"),
+        (("--token", "sks", "--class", "red fox"), "sks, red fox"),
+        (("--token", "sks fox", "--class", "mammal"), "sks fox, mammal"),
+    ],
+)
+def test_a_token_of_two_words_stays_one_tag(
+    prepare: Call, raw: Path, train: Path, said: tuple[str, ...], opening: str
+) -> None:
+    (raw / "p01.txt").unlink(missing_ok=True)
+    prepare(raw, train, *said, *SMALL)
+    (caption,) = train.rglob("p01.txt")
+    assert caption.read_text() == f"{opening}, white background"
+
+
+def test_failures_are_told_one_by_one_and_make_the_exit_code_1(prepare: Call, raw: Path, train: Path) -> None:
     (raw / "[b]\x1b[2J.png").write_bytes(b"nothing")
     done = prepare(raw, train, "--token", "fox", *SMALL)
     assert done.code == 1
@@ -111,7 +110,7 @@ def test_failures_are_told_one_by_one_and_make_the_exit_code_1(prepare: Prepare,
 
 
 @pytest.mark.slow
-def test_a_folder_of_hostile_pictures_breaks_nothing(prepare: Prepare, tmp_path: Path, train: Path) -> None:
+def test_a_folder_of_hostile_pictures_breaks_nothing(prepare: Call, tmp_path: Path, train: Path) -> None:
     raw = tmp_path / "Raw"
     raw.mkdir()
     write_all(raw)
@@ -143,14 +142,14 @@ def test_a_folder_of_hostile_pictures_breaks_nothing(prepare: Prepare, tmp_path:
         (("--token", "fox", "--repeats", "0"), "0 is not in the range"),
     ],
 )
-def test_wrong_use_is_told(prepare: Prepare, raw: Path, train: Path, arguments: tuple[str, ...], reason: str) -> None:
+def test_wrong_use_is_told(prepare: Call, raw: Path, train: Path, arguments: tuple[str, ...], reason: str) -> None:
     done = prepare(raw, train, *arguments)
     assert done.code == 2
     assert reason in done.err
     assert not (train / "1_fox").exists()
 
 
-def test_a_mistake_in_the_recipes_is_told_with_its_place(prepare: Prepare, raw: Path, train: Path) -> None:
+def test_a_mistake_in_the_recipes_is_told_with_its_place(prepare: Call, raw: Path, train: Path) -> None:
     (raw / "recipes.toml").write_text('["p00.png"]\nflipp = true\n')
     done = prepare(raw, train, "--token", "fox")
     assert done.code == 2
@@ -160,7 +159,7 @@ def test_a_mistake_in_the_recipes_is_told_with_its_place(prepare: Prepare, raw: 
     assert (raw / "recipes.toml").read_text() == '["p00.png"]\nflipp = true\n'
 
 
-def test_history_and_undo(prepare: Prepare, raw: Path, train: Path) -> None:
+def test_history_and_undo(prepare: Call, raw: Path, train: Path) -> None:
     prepare(raw, train, "--token", "fox", *SMALL)
     assert "No recipe" in prepare(raw, "--history").err
     assert prepare(raw, "--undo").code == 2
@@ -174,7 +173,7 @@ def test_history_and_undo(prepare: Prepare, raw: Path, train: Path) -> None:
     assert prepare(raw, "--history").out == ""
 
 
-def test_a_training_folder_alone_builds_what_its_recipes_say(prepare: Prepare, raw: Path, train: Path) -> None:
+def test_a_training_folder_alone_builds_what_its_recipes_say(prepare: Call, raw: Path, train: Path) -> None:
     prepare(raw, train, "--token", "fox", *SMALL)
     draw(train / "1_fox" / "own.png", 20)
     aside = train / ".loratory" / "originals"
@@ -187,14 +186,14 @@ def test_a_training_folder_alone_builds_what_its_recipes_say(prepare: Prepare, r
     assert prepare(train, "--format", "jpeg").code == 2
 
 
-def test_a_batch_of_captions_can_be_taken_back(prepare: Prepare, raw: Path, train: Path) -> None:
+def test_a_batch_of_captions_can_be_taken_back(prepare: Call, raw: Path, train: Path) -> None:
     prepare(raw, train, "--token", "fox", *SMALL)
     assert [batch.label for batch in Journal(train).batches()] == ["prepare 6 pictures"]
     Journal(train).undo()
     assert not list((train / "1_fox").glob("*.txt"))
 
 
-def test_a_dry_run_of_a_dataset_tells_first_recipes_and_what_is_put_back(prepare: Prepare, tmp_path: Path) -> None:
+def test_a_dry_run_of_a_dataset_tells_first_recipes_and_what_is_put_back(prepare: Call, tmp_path: Path) -> None:
     root = tmp_path / "set"
     for name in ("a.png", "b.png", "c.png"):
         draw(root / "1_fox" / name, 4)
@@ -212,7 +211,7 @@ def test_a_dry_run_of_a_dataset_tells_first_recipes_and_what_is_put_back(prepare
     assert prepare(root, "--dry-run", "--undo").code == 2
 
 
-def test_options_that_name_a_folder_which_has_its_name_are_told(prepare: Prepare, raw: Path, train: Path) -> None:
+def test_options_that_name_a_folder_which_has_its_name_are_told(prepare: Call, raw: Path, train: Path) -> None:
     assert "keeps" not in prepare(raw, train, "--token", "fox", "--repeats", "5", *SMALL).err
     done = prepare(raw, train, "--repeats", "7")
     assert "5_fox is there already and keeps its repeats" in done.err
@@ -221,7 +220,7 @@ def test_options_that_name_a_folder_which_has_its_name_are_told(prepare: Prepare
     assert "--token, --repeats have no part in this: the pictures go to 3_lynx itself." in done.err
 
 
-def test_another_token_takes_pictures_and_captions_along(prepare: Prepare, raw: Path, train: Path) -> None:
+def test_another_token_takes_pictures_and_captions_along(prepare: Call, raw: Path, train: Path) -> None:
     prepare(raw, train, "--token", "fox", *SMALL)
     made = contents(train)
     prepare(raw, train, "--token", "wolf")
@@ -230,7 +229,7 @@ def test_another_token_takes_pictures_and_captions_along(prepare: Prepare, raw: 
 
 
 def test_a_full_disk_loses_nothing_and_the_next_run_goes_on(
-    prepare: Prepare, raw: Path, train: Path, monkeypatch: pytest.MonkeyPatch
+    prepare: Call, raw: Path, train: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writes = 0
 
@@ -255,7 +254,7 @@ def test_a_full_disk_loses_nothing_and_the_next_run_goes_on(
 
 
 def test_what_the_upscaler_could_not_do_as_asked_is_told(
-    prepare: Prepare, raw: Path, train: Path, monkeypatch: pytest.MonkeyPatch
+    prepare: Call, raw: Path, train: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Tired:
         def __init__(self, name: str) -> None:
@@ -317,7 +316,7 @@ def test_ctrl_c_stops_after_the_picture_in_hand(tmp_path: Path, train: Path) -> 
     assert 0 < len(list(folder.glob("*.png"))) < 12
 
 
-def test_a_jpeg_to_which_nothing_is_done_stays_one_and_any_other_becomes_png(tmp_path: Path, prepare: Prepare) -> None:
+def test_a_jpeg_to_which_nothing_is_done_stays_one_and_any_other_becomes_png(tmp_path: Path, prepare: Call) -> None:
     raw, train = tmp_path / "Raw", tmp_path / "set"
     raw.mkdir()
     for name, size in (("plain.jpg", (100, 80)), ("huge.jpg", (3100, 600))):

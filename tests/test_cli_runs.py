@@ -3,14 +3,14 @@
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from loratory.cli.main import main
+from command_line import Call
 from loratory.config.load import dump_config, load_config
 from loratory.runs.control import Command, Control, send
 from loratory.runs.events import Finished, Notice, Paused, SampleLoss, Saved, Started, Step
@@ -18,23 +18,8 @@ from loratory.runs.recorder import Recorder
 from loratory.runs.store import EventReader, RunDirectory, find_runs, new_record
 from material import make_set, write_config
 
-Call = Callable[..., tuple[int, str, str]]
 STARTED = Started(0, 12, 3, 4, "CPU", "0")
 ODD = "[@click=app.quit]x [/b]"
-
-
-@pytest.fixture
-def loratory(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Calls the program in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["loratory", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        return int(stopped.value.code or 0), *capfd.readouterr()
-
-    return call
 
 
 @pytest.fixture
@@ -189,7 +174,7 @@ def test_a_run_whose_process_is_gone(loratory: Call, run: RunDirectory) -> None:
     crash(run)
     (run.state / "00000002.pt").write_bytes(b"")
     lines = loratory("runs", "show", run.path)[1].splitlines()
-    assert re.match(r"state +crashed: the process that trained it \(pid \d+ on .*\) is gone without a word", lines[1])
+    assert re.match(r"state +crashed: the process that trained it \(pid \d+ on .*\) is gone without a word$", lines[1])
     assert re.fullmatch(rf"resumed by +loratory train --resume {re.escape(str(run.path))}", lines[-1])
     assert any(re.match(r"saved state +step 2, \d+ s ago", line) for line in lines)
     assert any(re.match(r"alarm +error at step 3: .*00\.png", line) for line in lines)

@@ -7,39 +7,21 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from loratory.cli.main import main
+from command_line import Call, Said
 from loratory.tags.journal import Journal
 
 EVIL = "[/b][@click=app.quit]x \x1b[2J"
 
 
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Tag = Callable[..., Result]
-
-
 @pytest.fixture
-def tag(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Tag:
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr("sys.argv", ["loratory", "tag", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return Result(int(stopped.value.code or 0), captured.out, captured.err)
-
-    return run
+def tag(loratory: Call) -> Call:
+    return partial(loratory, "tag")
 
 
 @pytest.fixture
@@ -59,7 +41,7 @@ def texts(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*.txt"))}
 
 
-def test_add_says_what_it_did_and_can_be_undone_and_done_again(tag: Tag, dataset: Path) -> None:
+def test_add_says_what_it_did_and_can_be_undone_and_done_again(tag: Call, dataset: Path) -> None:
     before = texts(dataset)
     done = tag("add", dataset, "white background")
     assert done.code == 0
@@ -73,7 +55,7 @@ def test_add_says_what_it_did_and_can_be_undone_and_done_again(tag: Tag, dataset
         "1_fox/d.txt": b"white background",
     }
     again = tag("add", dataset, "white background")
-    assert again == Result(0, "", "nothing to do: 4 had it already\n")
+    assert again == Said(0, "", "nothing to do: 4 had it already\n")
     undone = tag("undo", dataset)
     assert (undone.code, texts(dataset)) == (0, before)
     assert "undone: add “white background” (4 captions)" in undone.err
@@ -81,7 +63,7 @@ def test_add_says_what_it_did_and_can_be_undone_and_done_again(tag: Tag, dataset
     assert texts(dataset) == after
 
 
-def test_where_asks_for_what_is_wrong_with_pictures_and_what_they_look_like(tag: Tag, tmp_path: Path) -> None:
+def test_where_asks_for_what_is_wrong_with_pictures_and_what_they_look_like(tag: Call, tmp_path: Path) -> None:
     folder = tmp_path / "set" / "1_fox"
     folder.mkdir(parents=True)
     for number in (1, 2, 3):
@@ -101,7 +83,7 @@ def test_where_asks_for_what_is_wrong_with_pictures_and_what_they_look_like(tag:
     assert tag("add", tmp_path / "set", "lowres", "--where", "issue:trans*").err.startswith("added “lowres” to 1 ")
 
 
-def test_where_chooses_and_the_rest_is_left_alone(tag: Tag, dataset: Path) -> None:
+def test_where_chooses_and_the_rest_is_left_alone(tag: Call, dataset: Path) -> None:
     before = texts(dataset)
     done = tag("add", dataset, "--prepend", "tok, anthro", "--where", "tag:fox")
     assert "added “tok”, “anthro” at the start to all 2 captions" in done.err
@@ -109,7 +91,7 @@ def test_where_chooses_and_the_rest_is_left_alone(tag: Tag, dataset: Path) -> No
         "1_fox/a.txt": b"tok, anthro, fox, solo\n",
         "1_fox/b.txt": b"tok,anthro,fox,blue_eyes",
     }
-    assert tag("remove", dataset, "x", "--where", "tag:nix") == Result(0, "", "no image matches: nothing to do\n")
+    assert tag("remove", dataset, "x", "--where", "tag:nix") == Said(0, "", "no image matches: nothing to do\n")
     wrong = tag("remove", dataset, "x", "--where", "tag:")
     assert wrong.code == 2
     assert "^" in wrong.err
@@ -132,13 +114,13 @@ def test_where_chooses_and_the_rest_is_left_alone(tag: Tag, dataset: Path) -> No
         (["add", "--", "-_-"], b"fox, solo, -_-\n"),
     ],
 )
-def test_every_verb(tag: Tag, dataset: Path, arguments: list[str], text: bytes) -> None:
+def test_every_verb(tag: Call, dataset: Path, arguments: list[str], text: bytes) -> None:
     verb, *rest = arguments
     assert tag(verb, dataset, *rest).code == 0
     assert texts(dataset)["1_fox/a.txt"] == text
 
 
-def test_a_dry_run_touches_nothing(tag: Tag, dataset: Path) -> None:
+def test_a_dry_run_touches_nothing(tag: Call, dataset: Path) -> None:
     before = sorted(dataset.rglob("*")), texts(dataset)
     done = tag("add", dataset, "--dry-run", "x", "--where", "tag:solo or untagged")
     assert done.code == 0
@@ -180,7 +162,7 @@ def test_a_dry_run_is_a_patch_of_the_very_bytes(dataset: Path, tmp_path: Path, p
         assert texts(copy) == texts(dataset)
 
 
-def test_images_that_share_a_caption_are_edited_once(tag: Tag, dataset: Path) -> None:
+def test_images_that_share_a_caption_are_edited_once(tag: Call, dataset: Path) -> None:
     (dataset / "1_fox" / "a.jpg").touch()
     assert tag("add", dataset, "x", "--where", "name:a.").err.startswith("added “x” to 1 caption ·")
     assert texts(dataset)["1_fox/a.txt"] == b"fox, solo, x\n"
@@ -188,7 +170,7 @@ def test_images_that_share_a_caption_are_edited_once(tag: Tag, dataset: Path) ->
     assert rows == "1_fox/a.jpg\tfox, solo, x\n1_fox/a.png\tfox, solo, x\n"
 
 
-def test_what_cannot_be_edited_is_named_and_the_rest_is_done(tag: Tag, dataset: Path) -> None:
+def test_what_cannot_be_edited_is_named_and_the_rest_is_done(tag: Call, dataset: Path) -> None:
     folder = dataset / "1_fox"
     (folder / "old.png").touch()
     (folder / "old.txt").write_bytes("fünf".encode("cp1252"))
@@ -209,7 +191,7 @@ def test_what_cannot_be_edited_is_named_and_the_rest_is_done(tag: Tag, dataset: 
     assert report["batch"] == Journal(dataset).batches()[-1].id
 
 
-def test_an_edit_of_somebody_else_survives_the_undo(tag: Tag, dataset: Path) -> None:
+def test_an_edit_of_somebody_else_survives_the_undo(tag: Call, dataset: Path) -> None:
     tag("add", dataset, "x")
     (dataset / "1_fox" / "a.txt").write_bytes(b"fox, solo, x, theirs\n")
     (dataset / "1_fox" / "b.txt").unlink()
@@ -220,8 +202,8 @@ def test_an_edit_of_somebody_else_survives_the_undo(tag: Tag, dataset: Path) -> 
     assert texts(dataset)["1_fox/a.txt"] == b"fox, solo, theirs\n"
 
 
-def test_the_history_names_every_edit_and_shows_it(tag: Tag, dataset: Path) -> None:
-    assert tag("history", dataset) == Result(0, "", f"Nothing has been edited in {dataset} yet.\n")
+def test_the_history_names_every_edit_and_shows_it(tag: Call, dataset: Path) -> None:
+    assert tag("history", dataset) == Said(0, "", f"Nothing has been edited in {dataset} yet.\n")
     assert not (dataset / ".loratory").exists()
     tag("add", dataset / "1_fox", "x")
     tag("remove", dataset, "fox")
@@ -238,7 +220,7 @@ def test_the_history_names_every_edit_and_shows_it(tag: Tag, dataset: Path) -> N
     assert tag("undo", dataset, 1).code == 2
 
 
-def test_an_edit_cut_short_can_be_completed_or_taken_back(tag: Tag, dataset: Path) -> None:
+def test_an_edit_cut_short_can_be_completed_or_taken_back(tag: Call, dataset: Path) -> None:
     before = texts(dataset)
     for choice, wanted in (("--roll-back", before), ("--finish", None)):
         tag("add", dataset, "x")
@@ -257,7 +239,7 @@ def test_an_edit_cut_short_can_be_completed_or_taken_back(tag: Tag, dataset: Pat
     assert tag("recover", dataset, "--finish").code == 2
 
 
-def test_lists_and_counts(tag: Tag, dataset: Path) -> None:
+def test_lists_and_counts(tag: Call, dataset: Path) -> None:
     (dataset / "1_fox" / "a.txt").write_bytes(f"fox, Blue Eyes, {EVIL}\n".encode())
     (dataset / "1_fox" / "e\x1b[2J\n.png").touch()
     listed = tag("list", dataset)
@@ -274,7 +256,7 @@ def test_lists_and_counts(tag: Tag, dataset: Path) -> None:
     assert {"tag": EVIL, "count": 1} in json.loads(tag("count", dataset, "--json").out)
 
 
-def test_untrusted_words_are_words(tag: Tag, dataset: Path) -> None:
+def test_untrusted_words_are_words(tag: Call, dataset: Path) -> None:
     done = tag("add", dataset, EVIL)
     assert done.code == 0
     assert "[/b][@click=app.quit]x" in done.err
@@ -283,7 +265,7 @@ def test_untrusted_words_are_words(tag: Tag, dataset: Path) -> None:
     assert "\x1b" not in tag("history", dataset).out
 
 
-def test_wrong_use(tag: Tag, dataset: Path, tmp_path: Path) -> None:
+def test_wrong_use(tag: Call, dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for arguments in (
         ["add", dataset],

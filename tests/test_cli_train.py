@@ -18,8 +18,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from command_line import Call
 from loratory import atomic
-from loratory.cli.main import main
 from loratory.runs.events import Continued, Finished, Notice, Obeyed, Paused, Saved, Started, StateSaved
 from loratory.runs.store import EventReader, EventWriter, RunDirectory, liveness, new_record
 from loratory.training.state import load_newest
@@ -46,23 +46,6 @@ def project(folder: Path, steps: int, **tables: dict[str, object]) -> Path:
         make_set(folder / "set", {"1_[red]fox[b]": 3})
     training = {"max_train_epochs": None, "max_train_steps": steps, "train_batch_size": 1}
     return write_config(folder, training=training, **tables)
-
-
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def loratory(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Calls the program in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["loratory", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        return int(stopped.value.code or 0), *capfd.readouterr()
-
-    return call
 
 
 def only_run(folder: Path) -> RunDirectory:

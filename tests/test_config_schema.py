@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from loratory.config.describe import describe_field, show
 from loratory.config.fields import FIELDS, nearest
+from loratory.config.network_types import ABOUT
 from loratory.config.schema import (
     CaptionSettings,
     Config,
@@ -17,6 +18,7 @@ from loratory.config.schema import (
     LossSettings,
     ModelSettings,
     NetworkSettings,
+    NetworkType,
     NoiseSettings,
     OptimizerSettings,
     OutputSettings,
@@ -92,6 +94,26 @@ def test_settings_cannot_be_changed() -> None:
         ("dim_from_weights", NetworkSettings, {"dim_from_weights": True}),
         ("conv_alpha", NetworkSettings, {"network_type": "locon", "conv_alpha": 4.0}),
         ("block_size", NetworkSettings, {"network_type": "dylora", "network_dim": 6}),
+        ("block_size", NetworkSettings, {"network_type": "dylora", "conv_dim": 6}),
+        ("block_size", NetworkSettings, {"network_type": "dylora", "block_dims": [4, 6]}),
+        ("rank_dropout", NetworkSettings, {"network_type": "loha", "dora_wd": True, "rank_dropout": 0.1}),
+        ("network_dropout", NetworkSettings, {"network_type": "locon", "dora_wd": True, "network_dropout": 0.1}),
+        ("module_dropout", NetworkSettings, {"network_type": "lokr", "dora_wd": True, "module_dropout": 0.1}),
+        ("dora_wd", NetworkSettings, {"network_type": "dora", "dora_wd": True}),
+        ("wd_on_output", NetworkSettings, {"network_type": "loha", "wd_on_output": False}),
+        ("rank_dropout_scale", NetworkSettings, {"network_type": "loha", "rank_dropout_scale": True}),
+        ("decompose_both", NetworkSettings, {"network_type": "lokr", "full_matrix": True, "decompose_both": True}),
+        ("use_tucker", NetworkSettings, {"network_type": "lokr", "full_matrix": True, "use_tucker": True}),
+        ("use_tucker", NetworkSettings, {"network_type": "locon", "lycoris_preset": "attn-mlp", "use_tucker": True}),
+        ("conv_dim", NetworkSettings, {"network_type": "loha", "lycoris_preset": "attn-only", "conv_dim": 4}),
+        (
+            "conv_block_dims",
+            NetworkSettings,
+            {"network_type": "dora", "lycoris_preset": "attn-mlp", "conv_block_dims": [1]},
+        ),
+        ("conv_dim", NetworkSettings, {"network_type": "full", "conv_dim": 4}),
+        ("lycoris_preset", NetworkSettings, {"lycoris_preset": "unet-only", "network_train_text_encoder_only": True}),
+        ("down_lr_weight", NetworkSettings, {"down_lr_weight": "cosine", "network_train_text_encoder_only": True}),
         ("huber_c", LossSettings, {"huber_c": 0.3}),
         ("min_timestep", NoiseSettings, {"min_timestep": 500, "max_timestep": 500}),
         ("multires_noise_discount", NoiseSettings, {"multires_noise_discount": 0.5}),
@@ -128,11 +150,32 @@ def test_settings_that_disagree_are_refused(key: str, table: type, settings: dic
         ("diag-oft", "network_alpha", 8.0),
         ("loha", "network_dropout", 0.1),
         ("full", "rs_lora", True),
+        ("full", "rank_dropout", 0.1),
+        ("glora", "use_tucker", True),
+        ("glora", "dora_wd", True),
+        ("boft", "rank_dropout_scale", True),
+        ("lora", "train_norm", True),
+        ("loha", "dim_from_weights", True),
     ],
 )
 def test_what_a_network_type_does_not_read_is_refused(network_type: str, key: str, value: object) -> None:
     with pytest.raises(ValidationError, match=f'{key}: does nothing with network_type = "{network_type}"'):
         NetworkSettings.model_validate({"network_type": network_type, key: value})
+
+
+@pytest.mark.parametrize("network_type", get_args(NetworkType))
+def test_every_network_type_is_told_what_it_is_good_for(network_type: str) -> None:
+    settings = NetworkSettings.model_validate({"network_type": network_type, "scale_weight_norms": 1.0})
+    assert settings.decomposes == (network_type == "dora")
+    assert settings.has_convolutions == (network_type not in ("lora", "dora", "ia3"))
+    assert ABOUT[settings.network_type].endswith(".")
+
+
+def test_what_a_selection_of_layers_leaves_out() -> None:
+    tables = {"model": {"pretrained_model_name_or_path": "nano"}, "dataset": {"train_data_dir": "/a"}}
+    for preset, convolutions, text in (("full", True, True), ("unet-only", True, False), ("attn-mlp", False, True)):
+        config = Config.model_validate(tables | {"network": {"network_type": "loha", "lycoris_preset": preset}})
+        assert (config.network.has_convolutions, config.trains_text_encoder) == (convolutions, text)
 
 
 def test_conv_dim_under_lora_says_that_locon_is_meant() -> None:
@@ -162,6 +205,11 @@ def test_conflicts_between_tables() -> None:
         config(dataset=cached)
     assert not config(dataset=cached, optimizer={"text_encoder_lr": 0}).trains_text_encoder
     assert not config(dataset=cached, network={"network_train_unet_only": True}).trains_text_encoder
+    with pytest.raises(
+        ValidationError, match=r"loraplus_unet_lr_ratio: has no upper halves .* take dora, dylora, locon"
+    ):
+        config(optimizer={"loraplus_unet_lr_ratio": 4.0}, network={"network_type": "loha"})
+    config(optimizer={"loraplus_unet_lr_ratio": 4.0}, network={"network_type": "dylora"})
 
 
 def test_resolution_as_one_number_or_two() -> None:

@@ -75,7 +75,7 @@ def test_a_run_from_the_plan_pane_outlives_its_terminal(
     assert last_of(run).status == "done"
     assert same_bytes(weights(tmp_path), headless)
     # Its last words went to the log: they have no terminal.
-    wait_for(lambda: f"Trained {STEPS} steps." in run.log.read_text("utf-8"))
+    wait_for(lambda: run.log.exists() and f"Trained {STEPS} steps." in run.log.read_text("utf-8"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])

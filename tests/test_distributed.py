@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,32 +11,9 @@ from safetensors.torch import load_file
 
 from loratory.runs.events import Obeyed, StateSaved, Step
 from loratory.runs.store import EventReader, RunDirectory
+from loratory.training import distributed
 from loratory.training.distributed import Ranks
-from material import make_set, write_config
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "loratory"]
-ALONE = [sys.executable, "-m", "loratory"]
-
-
-def call(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
-
-
-def write(folder: Path, name: str, batch: int, **training: object) -> Path:
-    # In each epoch 8 visits in two buckets: the last batch of a bucket is too small for two processes.
-    if not (folder / "set").exists():
-        make_set(folder / "set", {"2_fox": 3, "1_cat": 2})
-    path = write_config(
-        folder,
-        # A trained model: gradients of the tests' random ones differ by per cents with the size of the batch.
-        model={"pretrained_model_name_or_path": "nano"},
-        training={"train_batch_size": batch, "max_train_epochs": None, "max_train_steps": 6} | training,
-        dataset={"flip_aug": True, "validation_split": 0.34},
-        caption={"shuffle_caption": True},
-        output={"output_name": name, "state_every_n_steps": 2, "save_every_n_steps": 3},
-    )
-    return path.rename(folder / f"{name}.toml")
+from two_processes import ALONE, ENVIRONMENT, TOGETHER, begun, call, write
 
 
 def largest_difference(folder: Path, first: str, second: str) -> float:
@@ -74,20 +50,9 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path: Path, acc
 @pytest.mark.slow
 def test_killed_and_resumed_together_ends_in_the_same_bytes(tmp_path: Path) -> None:
     write(tmp_path, "whole", 2, max_train_steps=24)
-    write(tmp_path, "cut", 2, max_train_steps=24)
+    cut = write(tmp_path, "cut", 2, max_train_steps=24)
     assert call([*TOGETHER, "train", "whole.toml"], tmp_path).returncode == 0
-    process = subprocess.Popen(
-        [*TOGETHER, "train", "cut.toml", "--json"],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if '"kind":"state_saved"' in line and '"step":4' in line:
-            break
+    process, _ = begun(cut, lambda line: '"kind":"state_saved"' in line and '"step":4' in line)
     (run,) = (tmp_path / "runs").glob("cut-*")
     record = RunDirectory(run).read_record()
     assert record is not None
@@ -102,19 +67,8 @@ def test_killed_and_resumed_together_ends_in_the_same_bytes(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_stop_reaches_every_process_and_one_can_go_on_alone(tmp_path: Path) -> None:
-    write(tmp_path, "stopped", 2, max_train_steps=24)
-    process = subprocess.Popen(
-        [*TOGETHER, "train", "stopped.toml", "--json"],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if '"kind":"step"' in line:
-            break
+    config = write(tmp_path, "stopped", 2, max_train_steps=24)
+    process, _ = begun(config, lambda line: '"kind":"step"' in line)
     (run,) = (tmp_path / "runs").glob("stopped-*")
     assert call([*ALONE, "runs", "stop", str(run)], tmp_path).returncode == 0
     process.communicate(timeout=120)
@@ -147,6 +101,21 @@ def test_one_process_is_alone() -> None:
     assert ranks.tell("word") == "word"
     numbers = torch.ones(2)
     assert ranks.sum_gradients([], numbers) is numbers
+
+
+def test_a_parameter_that_no_process_trained_keeps_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, theirs, nobodys = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
+    mine.grad = torch.tensor([1.0, 2.0])
+
+    def add_the_other(flat: torch.Tensor) -> None:
+        gradients, has_gradient, loss = [0, 0, 3, 4, 0, 0], [0, 1, 0], [0.25]
+        flat += torch.tensor([*gradients, *has_gradient, *loss])
+
+    monkeypatch.setattr(distributed.dist, "all_reduce", add_the_other)
+    total = Ranks(0, 2).sum_gradients([mine, theirs, nobodys], torch.tensor([0.5]))
+    assert mine.grad.tolist() == [1, 2] and theirs.grad is not None and theirs.grad.tolist() == [3, 4]
+    assert nobodys.grad is None
+    assert total.tolist() == [0.75]
 
 
 def test_shares_cover_a_batch() -> None:

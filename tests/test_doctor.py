@@ -75,7 +75,7 @@ def test_reads_the_environment(
 
 def test_asks_the_terminal_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     names = iter(("foot(1.21.0)", "kitty(0.42.1)"))
-    monkeypatch.setattr(probe, "ask", lambda env: Answers(True, True, True, (62, 4), (9, 18), next(names)))
+    monkeypatch.setattr(probe, "ask", lambda env, typed: Answers(True, True, True, (62, 4), (9, 18), next(names)))
     monkeypatch.setattr(probe, "measured_cell_px", lambda: None)
     assert "foot(1.21.0)" in checks()["pictures"]["text"]
     assert checks()["pictures"]["text"] == (

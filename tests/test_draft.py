@@ -182,9 +182,8 @@ class TestLayers:
         draft = fox(None).set("network.conv_dim", "4").set("training.full_fp16", "true")
         assert [problem.key for problem in draft.problems] == ["network.conv_dim", "training.full_fp16"]
         assert draft.config is None
-        assert [problem.key for problem in fox().set("network.network_type", "loha").problems] == [
-            "network.network_type"
-        ]
+        without_alpha = fox().set("network.network_type", "ia3")
+        assert [problem.key for problem in without_alpha.problems] == ["network.network_alpha"]
 
     def test_a_preset_that_is_not_there_is_refused(self) -> None:
         with pytest.raises(LoratoryError, match="no preset"):

@@ -6,9 +6,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from adapter_models import fill, real_size_models, tiny_models, unet_inputs
+from loratory.adapters.adapter import Adapter
 from loratory.adapters.files import read_adapter, save_adapter
-from loratory.adapters.lora import Adapter, inject
-from loratory.adapters.verify import compare_with_live
+from loratory.adapters.inject import inject
+from loratory.adapters.self_check import compare_with_live
 from loratory.config.schema import Config, NetworkSettings, TrainingSettings
 from loratory.errors import LoratoryError
 from loratory.training import frozen
@@ -450,6 +451,16 @@ class TestRefusal:
             refuse_unsuited_storage(self.config(storage, network_type), unet)
         refuse_unsuited_storage(self.config({}, network_type), unet)
         refuse_unsuited_storage(self.config(storage, "locon"), unet)
+        refuse_unsuited_storage(self.config(storage, "diag-oft"), unet)
+
+    @pytest.mark.parametrize("network_type", ["lora", "locon", "loha", "lokr"])
+    def test_dora_of_every_type_reads_the_base(self, network_type: str) -> None:
+        unet, _ = tiny_models()
+        config = self.config({"int8_base": True}, network_type)
+        refuse_unsuited_storage(config, unet)
+        decomposed = config.model_copy(update={"network": config.network.model_copy(update={"dora_wd": True})})
+        with pytest.raises(LoratoryError, match=r"int8_base.*dora_wd = true"):
+            refuse_unsuited_storage(decomposed, unet)
 
     def test_compiling_and_too_many_blocks(self) -> None:
         unet, _ = tiny_models()

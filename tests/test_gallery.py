@@ -1,7 +1,7 @@
 """The gallery under the pilot: paging, comparing, what appears by itself, and what nothing may break."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from textual.pilot import Pilot
 
 from fake_run import FakeRun
 from hostile import TAGS as HOSTILE
@@ -26,16 +25,11 @@ from loratory.tui.keymaps import Keymaps
 from loratory.tui.project import Project
 from loratory.tui.text import ASCII, UNICODE, Glyphs
 from loratory.tui.widgets.preview import Preview
+from pane_app import Person
 
-_WAIT_S = 20.0
 
-
-class Visitor:
+class Visitor(Person):
     """A gallery in a program of its own."""
-
-    def __init__(self, app: LoratoryApp, pilot: Pilot[None]) -> None:
-        self.app = app
-        self.pilot = pilot
 
     @property
     def pane(self) -> GalleryScreen:
@@ -47,27 +41,6 @@ class Visitor:
     def name(self) -> str:
         path = self.pane.standing.path
         return path.name if path else ""
-
-    async def type(self, *keys: str) -> None:
-        for key in keys:
-            await self.pilot.press(key)
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        end = asyncio.get_running_loop().time() + _WAIT_S
-        while not condition():
-            assert asyncio.get_running_loop().time() < end, "\n".join(self.shown())
-            await asyncio.sleep(0.02)
-
-    def shown(self) -> list[str]:
-        width, height = self.app.size
-        lines = self.app.screen._compositor.render_strips()[:height]  # pyright: ignore[reportPrivateUsage]
-        return [strip.text[:width].replace("\N{NO-BREAK SPACE}", " ").rstrip() for strip in lines]
-
-    def shows(self, text: str) -> bool:
-        return any(text in line for line in self.shown())
-
-    async def until_shown(self, *texts: str) -> None:
-        await self.until(lambda: all(self.shows(text) for text in texts))
 
     def preview(self, name: str) -> Preview:
         return self.pane.query_one(f"#gallery-{name}", Preview)

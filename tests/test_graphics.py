@@ -435,6 +435,23 @@ def test_hears_through_garbage_and_in_pieces() -> None:
     assert answers == Answers(True, True, True, (62, 52), (9, 18), "kitty(0.42.1)")
 
 
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (b"jj" + WHOLE, b"jj"),
+        (WHOLE + b"\x1b[B\xc3\xa9", b"\x1b[B\xc3\xa9"),
+        (WHOLE[:12] + b"a" + WHOLE[12:], b"a"),
+        (b"jj\x1b[?62;", b"jj"),
+        (WHOLE, b""),
+    ],
+)
+def test_what_is_typed_meanwhile_is_handed_on(sent: bytes, kept: bytes) -> None:
+    typed: list[bytes] = []
+    with fake_terminal(lambda terminal, question: os.write(terminal, sent)) as slave:
+        probe.ask(XTERM, input_fd=slave, output_fd=slave, budget_s=0.2, typed=typed.append)
+    assert b"".join(typed) == kept
+
+
 def test_waits_for_a_late_answer() -> None:
     def answer(terminal: int, question: bytes) -> None:
         threading.Event().wait(0.2)  # the link is slow
@@ -544,7 +561,7 @@ def test_answers_are_remembered_for_a_day(monkeypatch: pytest.MonkeyPatch) -> No
     heard = said(62, 4, kitty=True, name="foot")
     calls: list[str] = []
 
-    def answering(env) -> Answers:
+    def answering(env, **_) -> Answers:
         calls.append(env["TERM"])
         return heard
 
@@ -571,16 +588,16 @@ def test_answers_are_remembered_for_a_day(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_unwritable_cache_only_costs_time(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("LORATORY_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(probe, "ask", lambda env: SILENT)
+    monkeypatch.setattr(probe, "ask", lambda env, **_: SILENT)
     assert probe.detect(XTERM) == SILENT
 
 
 def test_settles_without_asking_where_the_answer_would_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "ask", lambda env: pytest.fail("asked"))
+    monkeypatch.setattr(probe, "ask", lambda env, **_: pytest.fail("asked"))
     assert probe.settle("half", XTERM).mode == "half"
     assert probe.settle(None, KITTY | {"NO_COLOR": "1"}).mode == "ascii"
     assert probe.settle(None, XTERM | {"LORATORY_PREVIEW": "off"}).mode == "off"
-    monkeypatch.setattr(probe, "ask", lambda env: Answers(asked=True, answered=True, kitty=True, cell_px=(8, 17)))
+    monkeypatch.setattr(probe, "ask", lambda env, **_: Answers(asked=True, answered=True, kitty=True, cell_px=(8, 17)))
     settled = probe.settle("auto", TMUX | SSH)
     assert (settled.mode, settled.in_tmux, settled.over_ssh) == ("kitty", True, True)
 

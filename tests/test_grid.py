@@ -1,6 +1,7 @@
 """`loratory grid`: what is drawn and what is not drawn again, strengths, what is missing, and what the sheets say."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,18 @@ def test_prompts_seeds_and_names(run: RunDirectory, tmp_path: Path) -> None:
     assert Image.open(out).size[0] > 128
 
 
+def test_without_prompts_captions_are_drawn(run: RunDirectory) -> None:
+    options = ("--strengths", "1", "--epochs", "1")
+    text = run.config.read_text()
+    run.config.write_text(text.replace(text[text.index("prompts = [") :].split("]\n")[0] + "]\n", ""))
+    caption = next(Path(load_config(run.config).dataset.train_data_dir, "1_fox").glob("*.txt")).read_text().strip()
+    (prompt,) = told(run, *options)["prompts"]
+    assert prompt["text"] == caption and prompt["steps"] == 2
+    shutil.rmtree(load_config(run.config).dataset.train_data_dir)
+    with pytest.raises(LoratoryError, match="no prompts, and no caption of its training set can be read"):
+        invoke(run, *options)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -262,3 +275,11 @@ def test_a_sheet_keeps_proportions_and_takes_any_text() -> None:
     for sheet in (plain, full):
         pixels = np.asarray(sheet).reshape(-1, 3)
         assert (pixels == (255, 0, 0)).all(1).sum() == (pixels == (0, 0, 255)).all(1).sum() == 64 * 32
+
+
+def test_a_long_remark_goes_on_below() -> None:
+    rows = [("a", [Image.new("RGB", (64, 64), "#ff0000")])]
+    short, long = (contact_sheet(rows, ["a"], cell_px=64, title="t", under=[[text]]) for text in ("b", "bbbbbb " * 6))
+    assert long.height > short.height and long.width == short.width
+    right_margin = np.asarray(long)[:, -8:]
+    assert (right_margin == right_margin[0, 0]).all()  # nothing reaches the edge, let alone beyond

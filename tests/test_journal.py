@@ -317,6 +317,26 @@ def test_an_exception_on_the_way_keeps_what_is_written_undoable(tmp_path: Path) 
     assert {change.path.read_bytes() for change in changes} == {b"1"}
 
 
+@pytest.mark.parametrize("instant", ["os.fsync", "JournalLog._index"])
+def test_an_interruption_before_the_first_caption_has_begun_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instant: str
+) -> None:
+    journal = Journal(tmp_path)
+    journal.commit("first", [made(tmp_path, "0", b"0", b"1")])
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    change = made(tmp_path, "a", b"1", b"2")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(f"loratory.tags.journal_log.{instant}", interrupted)
+        journal.commit("second", [change])
+    assert journal.pending() is None and change.path.read_bytes() == b"1"
+    journal.commit("third", [change])
+    for known in (journal, Journal(tmp_path)):
+        assert [batch.label for batch in known.batches()] == ["first", "third"]
+
+
 # The disk
 
 

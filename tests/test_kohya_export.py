@@ -1,6 +1,8 @@
 """Configurations written for sd-scripts, and read back."""
 
+import json
 import re
+import struct
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,34 @@ from loratory.config.kohya.settings import CONVERTED, GUI_CONVERTED, GUI_NAMES, 
 from loratory.config.load import resolve
 from loratory.config.presets import list_presets, shipped_folder
 from loratory.config.schema import Config
+from loratory.training.metadata import network_metadata
 
 DOC = Path(__file__).parents[1] / "docs" / "kohya.md"
 PRESETS = sorted(path.stem for path in shipped_folder().glob("*.toml"))
 
 # What sd-scripts has no word for; exposure is written as epochs.
 NOT_SAID = {"dataset.goal", "training.exposure", "training.max_train_epochs", "output.runs_dir", "output.logging_dir"}
+
+
+NETWORKS: list[dict[str, Any]] = [
+    {"network_type": "lora", "network_dim": 16, "block_dims": [2] * 25, "down_lr_weight": "cosine"},
+    {"network_type": "lora", "rank_dropout": 0.1, "module_dropout": 0.2},
+    {"network_type": "locon", "conv_dim": 8, "conv_alpha": 4.0, "conv_block_dims": [2] * 25},
+    {"network_type": "locon", "conv_dim": 8, "dora_wd": True, "train_norm": True},
+    {"network_type": "locon", "lycoris_preset": "attn-mlp", "use_scalar": True, "up_lr_weight": [0.5] * 12},
+    {"network_type": "dora", "network_alpha": 1.0},
+    {"network_type": "loha", "network_alpha": 4.0, "lycoris_preset": "attn-only", "block_dims": [2] * 25},
+    {"network_type": "loha", "dora_wd": True, "wd_on_output": False, "use_tucker": True},
+    {"network_type": "lokr", "factor": 8, "full_matrix": True},
+    {"network_type": "lokr", "decompose_both": True, "rs_lora": True, "conv_dim": 4},
+    {"network_type": "dylora", "network_dim": 64, "network_alpha": 32.0, "block_size": 8},
+    {"network_type": "glora", "rank_dropout": 0.1, "rank_dropout_scale": True, "lycoris_preset": "unet-only"},
+    {"network_type": "ia3", "module_dropout": 0.1},
+    {"network_type": "ia3", "lycoris_preset": "unet-only"},
+    {"network_type": "diag-oft", "network_dim": 8, "constraint": 1e-4, "rescaled": True, "conv_dim": 4},
+    {"network_type": "boft", "rank_dropout": 0.1},
+    {"network_type": "full", "train_norm": True, "lycoris_preset": "transformer-only"},
+]
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +113,28 @@ def test_every_preset_comes_back(tmp_path: Path, name: str) -> None:
         ({"network": {"network_type": "lokr", "factor": 8, "full_matrix": True}}, set[str]()),
         ({"network": {"network_type": "boft", "constraint": 0.1, "rescaled": True}}, set[str]()),
         ({"network": {"network_type": "full", "train_norm": True}}, set[str]()),
+        ({"network": {"network_type": "lokr", "factor": 8, "conv_dim": 4, "decompose_both": True}}, set[str]()),
+        ({"network": {"network_type": "loha", "dora_wd": True, "wd_on_output": False, "rs_lora": True}}, set[str]()),
+        ({"network": {"network_type": "locon", "conv_dim": 8, "use_tucker": True, "use_scalar": True}}, set[str]()),
+        ({"network": {"network_type": "locon", "conv_dim": 8, "dora_wd": True}}, set[str]()),
+        ({"network": {"network_type": "dora"}}, set[str]()),
+        ({"network": {"network_type": "dora", "conv_dim": 4}}, {"network.network_type", "network.dora_wd"}),
+        ({"network": {"network_type": "lora", "dora_wd": True}}, {"network.network_type", "network.dora_wd"}),
+        ({"network": {"network_type": "lora", "lycoris_preset": "attn-only"}}, {"network.network_type"}),
+        ({"network": {"network_type": "dylora", "network_dim": 16, "block_size": 2}}, set[str]()),
+        ({"network": {"network_type": "glora", "rank_dropout": 0.1, "rank_dropout_scale": True}}, set[str]()),
+        ({"network": {"network_type": "diag-oft", "network_dim": 8, "conv_dim": 4}}, set[str]()),
+        ({"network": {"network_type": "ia3"}}, set[str]()),
+        (
+            {
+                "network": {
+                    "network_type": "loha",
+                    "lycoris_preset": "transformer-only",
+                    "network_train_unet_only": True,
+                }
+            },
+            set[str](),
+        ),
         ({"network": {"network_type": "loha", "lycoris_preset": "attn-mlp"}}, set[str]()),
         ({"network": {"network_dim": 16, "rs_lora": True}}, {"network.rs_lora", "network.network_alpha"}),
         ({"optimizer": {"loraplus_unet_lr_ratio": 16.0}}, set[str]()),
@@ -104,6 +150,44 @@ def test_settings_come_back(tmp_path: Path, tables: dict[str, dict[str, Any]], l
     config = configured(**tables)
     again = there_and_back(config, tmp_path)
     assert differences(config, again) - NOT_SAID == lost
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: "-".join(map(str, network.values()))[:40])
+def test_a_file_says_how_its_network_was_trained(tmp_path: Path, network: dict[str, Any]) -> None:
+    config = configured(network=network)
+    metadata = network_metadata(config) | {"ss_loratory_version": "1", "ss_network_dropout": None}
+    header = json.dumps({"__metadata__": {key: str(value) for key, value in metadata.items()}}).encode()
+    (tmp_path / "fox.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    imported = import_file(tmp_path / "fox.safetensors")
+    assert imported.is_faithful
+    assert imported.config.network == config.network
+
+
+def test_a_file_names_its_network_as_lycoris_does() -> None:
+    said = network_metadata(configured(network={"network_type": "lokr", "factor": 8, "conv_dim": 4, "conv_alpha": 2.0}))
+    assert said["ss_network_module"] == "lycoris.kohya"
+    assert json.loads(str(said["ss_network_args"])) == {
+        "algo": "lokr",
+        "preset": "full",
+        "conv_dim": "4",
+        "conv_alpha": "2.0",
+        "factor": "8",
+    }
+    plain = network_metadata(configured(network={"network_type": "locon", "conv_dim": 8}))
+    assert plain["ss_network_module"] == "networks.lora"
+    assert json.loads(str(plain["ss_network_args"])) == {"conv_dim": "8", "conv_alpha": "1.0"}
+    assert network_metadata(configured(network={"network_type": "ia3"}))["ss_network_dim"] is None
+
+
+def test_what_lycoris_cannot_say_is_remarked() -> None:
+    config = configured(network={"network_type": "loha", "block_dims": [2] * 25, "lycoris_preset": "transformer-only"})
+    written = export(config, Model("sd1"), 1, [])
+    text = "\n".join(written.remarks)
+    assert "block_dims: LyCORIS has no such argument" in text
+    assert "preset=unet-transformer-only" in tomllib.loads(written.config)["network_args"]
+    assert "block_dims" not in written.config
+    dylora = export(configured(network={"network_type": "dylora"}), Model("sd1"), 1, [])
+    assert any("too weak" in remark for remark in dylora.remarks)
 
 
 def test_what_sd_scripts_cannot_say_is_remarked() -> None:

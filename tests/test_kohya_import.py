@@ -127,13 +127,29 @@ def test_the_report_of_a_gui_file_of_2023() -> None:
         ({"LoRA_type": "LoCon"}, "network.network_type", "locon"),
         ({"LoRA_type": "Kohya LoCon", "conv_dim": 8}, "network.conv_dim", 8),
         ({"LoRA_type": "LyCORIS/LoCon", "conv_dim": 0}, "network.network_type", "lora"),
-        ({"LoRA_type": "LyCORIS/LoCon", "dora_wd": True}, "network.network_type", "dora"),
+        ({"LoRA_type": "LyCORIS/LoCon", "dora_wd": True}, "network.network_type", "locon"),
+        ({"LoRA_type": "LyCORIS/LoCon", "dora_wd": True}, "network.dora_wd", True),
+        ({"LoRA_type": "LyCORIS/LoCon", "dora_wd": True, "conv_dim": 0}, "network.network_type", "dora"),
+        ({"LoRA_type": "LyCORIS/LoCon", "train_norm": True, "conv_dim": 0}, "network.lycoris_preset", "attn-mlp"),
+        ({"LoRA_type": "LyCORIS/LoHa", "dora_wd": True}, "network.dora_wd", True),
+        ({"LoRA_type": "LyCORIS/LoHa", "conv_dim": 0}, "network.lycoris_preset", "attn-mlp"),
+        ({"LoRA_type": "LyCORIS/LoHa", "bypass_mode": True}, "network.network_type", "loha"),
+        (
+            {"LoRA_type": "LyCORIS/LoHa", "LyCORIS_preset": "unet-transformer-only"},
+            "network.lycoris_preset",
+            "transformer-only",
+        ),
+        ({"LoRA_type": "Kohya LoHa", "conv_dim": 0}, "network.lycoris_preset", "attn-mlp"),
+        ({"LoRA_type": "Kohya LoKr", "conv_dim": 4, "rank_dropout": 0.1}, "network.rank_dropout_scale", True),
         ({"LoRA_type": "LyCORIS/Native Fine-Tuning"}, "network.network_type", "full"),
-        ({"LoRA_type": "LyCORIS/LoKr", "network_dim": 100000}, "network.full_matrix", True),
+        ({"LoRA_type": "LyCORIS/LoKr", "network_dim": 100000, "conv_dim": 100000}, "network.full_matrix", True),
+        ({"LoRA_type": "LyCORIS/LoKr", "network_dim": 16, "conv_dim": 100000}, "network.full_matrix", False),
+        ({"LoRA_type": "LyCORIS/LoKr", "network_dim": 16, "conv_dim": 100000}, "network.conv_dim", 4096),
         ({"LoRA_type": "LyCORIS/LoKr", "use_cp": True}, "network.use_tucker", True),
         ({"LoRA_type": "LyCORIS/LoHa", "use_cp": True}, "network.use_tucker", False),
         ({"LoRA_type": "LyCORIS/Diag-OFT", "constrain": 0.1}, "network.constraint", 0.1),
-        ({"LoRA_type": "LyCORIS/DyLoRA", "unit": 2}, "network.block_size", 2),
+        ({"LoRA_type": "LyCORIS/DyLoRA", "unit": 2, "conv_dim": 4}, "network.block_size", 2),
+        ({"LoRA_type": "LyCORIS/DyLoRA", "unit": 2, "conv_dim": 1}, "network.block_size", 1),
         ({"LoRA_type": "Standard", "train_norm": True}, "network.train_norm", False),
         ({"LoRA_type": "LyCORIS/LoHa", "LyCORIS_preset": "attn-mlp"}, "network.lycoris_preset", "attn-mlp"),
         ({"block_dims": "2,4,8"}, "network.block_dims", (2, 4, 8)),
@@ -218,7 +234,7 @@ def test_a_shell_script() -> None:
     assert config.output.output_dir == Path("/data/out")
     assert config.output.output_name == "my fox"
     assert (config.network.network_type, config.network.factor, config.network.network_dim) == ("lokr", 8, 32)
-    assert (config.network.conv_dim, config.network.conv_alpha) == (32, 1.0)  # LyCORIS: those of the network
+    assert config.network.conv_dim is None  # those of the network, as in LyCORIS
     assert config.network.network_train_unet_only
     assert config.optimizer.optimizer_args == "decouple=True betas=0.9,0.99"
     assert config.optimizer.lr_warmup_steps == 0.1
@@ -256,6 +272,61 @@ def test_windows_continuations_and_paths(tmp_path: Path) -> None:
     assert imported.settings["dataset.train_data_dir"] == "D:\\lora\\img"
     assert imported.config.training.seed == 5
     assert entry(imported, "--train_data_dir").outcome == "changed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "item", "outcome", "reason"),
+    [
+        ("algo=loha bypass_mode=True", "bypass_mode", "ignored", "the fast way is taken by itself"),
+        ("algo=loha block_dims=1,2", "block_dims", "ignored", "LyCORIS has no such argument"),
+        ("algo=loha exclude_name=x", "exclude_name", "not honoured", "decide which layers"),
+        ("algo=lokr unbalanced_factorization=True", "unbalanced_factorization", "not honoured", "evenly"),
+        ("algo=lokr unbalanced_factorization=False", "unbalanced_factorization", "ignored", "off"),
+        ("algo=full rank_dropout=0.1", "rank_dropout", "not honoured", "no ranks"),
+        ("algo=full rank_dropout=0", "rank_dropout", "mapped", ""),
+        ("algo=glora use_tucker=True", "use_tucker", "not honoured", "plain convolutions"),
+        ("algo=glora dora_wd=True", "dora_wd", "ignored", "either"),
+        ("algo=loha dora_wd=True rank_dropout=0.1", "rank_dropout", "not honoured", "does not go with DoRA"),
+        ("algo=ia3 preset=full", "preset", "not honoured", "a list of layers of its own"),
+        ("algo=ia3 preset=ia3", "preset", "ignored", "decides"),
+        ("algo=loha preset=full-lin", "preset", "changed", "without convolutions"),
+        ("algo=loha preset=unet-convblock-only", "preset", "not honoured", "no such selection"),
+        ("algo=tlora", "algo", "not honoured", "no such algorithm"),
+    ],
+)
+def test_arguments_of_lycoris(tmp_path: Path, arguments: str, item: str, outcome: str, reason: str) -> None:
+    imported = command(
+        tmp_path, f"python train_network.py --network_module lycoris.kohya --network_args {arguments} --seed 1"
+    )
+    found = next(each for each in imported.entries if each.key.endswith(item))
+    assert (found.outcome, reason in found.reason) == (outcome, True)
+
+
+def test_sd_scripts_own_types_have_convolutions_only_when_told(tmp_path: Path) -> None:
+    start = "python train_network.py --network_module networks.loha --network_dim 8 --seed 1"
+    without = command(tmp_path, start).config.network
+    assert (without.lycoris_preset, without.conv_dim, without.has_convolutions) == ("attn-mlp", None, False)
+    imported = command(tmp_path, f"{start} --network_args conv_dim=4 rank_dropout=0.1 block_dims=1,2")
+    network = imported.config.network
+    assert (network.lycoris_preset, network.conv_dim, network.rank_dropout_scale) == ("full", 4, True)
+    assert "conv_in" in next(each for each in imported.entries if each.key.endswith("network_module")).reason
+    assert next(each for each in imported.entries if each.key.endswith("block_dims")).outcome == "ignored"
+
+
+def test_lycoris_takes_what_is_missing_for_convolutions_from_the_network(tmp_path: Path) -> None:
+    start = "python train_network.py --network_module lycoris.kohya --network_dim 8 --network_alpha 2 --seed 1"
+    neither = command(tmp_path, f"{start} --network_args algo=loha").config.network
+    assert (neither.conv_dim, neither.has_convolutions) == (None, True)
+    rank = command(tmp_path, f"{start} --network_args algo=loha conv_dim=4").config.network
+    alpha = command(tmp_path, f"{start} --network_args algo=loha conv_alpha=4").config.network
+    assert ((rank.conv_dim, rank.conv_alpha), (alpha.conv_dim, alpha.conv_alpha)) == ((4, 2.0), (8, 4.0))
+
+
+def test_a_file_whose_layers_have_ranks_of_their_own(tmp_path: Path) -> None:
+    said = {"ss_network_module": "networks.lora", "ss_network_dim": "Dynamic", "ss_network_alpha": "Dynamic"}
+    imported = import_file(adapter(tmp_path / "a", **said))
+    assert entry(imported, "ss_network_dim").outcome == "ignored"
+    assert imported.is_faithful and imported.config.network.network_dim == 32
 
 
 def test_a_toml_with_sections_and_a_config_file_below_a_command(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import shlex
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,12 +12,11 @@ from loratory.config.load import dump_config, load_config
 from loratory.config.schema import Config
 from loratory.errors import LoratoryError
 from loratory.runs.events import Notice
-from loratory.runs.ladder import NEEDS_WHOLE_BASE, RESUMABLE, changed_settings, ladder, may_change_on_resume
+from loratory.runs.ladder import RESUMABLE, changed_settings, ladder, may_change_on_resume
 from loratory.runs.recorder import Recorder
 from loratory.runs.resume import open_for_resume
 from loratory.runs.store import EventReader, RunDirectory
 from loratory.runs.way_back import gone, resume_command, way_back
-from loratory.training.frozen import _READ_THE_BASE
 from material import make_set, write_config
 
 
@@ -75,10 +75,24 @@ def test_caches_and_attention_where_they_are_not_used(tmp_path: Path) -> None:
     assert "cache_latents" not in keys(varying, trained=True)
 
 
-def test_a_network_that_reads_the_base_keeps_it_whole(tmp_path: Path) -> None:
-    config = config_of(tmp_path, network={"network_type": "dora"})
-    assert keys(config, trained=True) == ["gradient_checkpointing"]
-    assert _READ_THE_BASE.keys() == NEEDS_WHOLE_BASE
+@pytest.mark.parametrize(
+    ("network", "whole"),
+    [
+        ({"network_type": "dora"}, True),
+        ({"network_type": "locon", "dora_wd": True}, True),
+        ({"network_type": "glora"}, True),
+        ({"network_type": "ia3"}, True),
+        ({"network_type": "boft"}, True),
+        ({"network_type": "full"}, True),
+        ({"network_type": "diag-oft"}, False),
+        ({"network_type": "loha"}, False),
+    ],
+)
+def test_a_network_that_reads_the_base_keeps_it_whole(tmp_path: Path, network: dict[str, Any], whole: bool) -> None:
+    smaller = ["int8_base", "blocks_to_swap"]
+    ranks: dict[str, None] = dict.fromkeys(("network_dim", "network_alpha"))
+    config = config_of(tmp_path, network=ranks | network)
+    assert keys(config, trained=True) == ["gradient_checkpointing", *([] if whole else smaller)]
 
 
 def test_a_compiled_run_gives_up_compiling_for_smaller_weights(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from loratory.config.factors import factors
 from loratory.config.fields import FIELDS
 from loratory.config.lint import RULES, Advice, Facts, FolderFacts, lint
 from loratory.config.load import load_config
@@ -239,6 +240,73 @@ CASES = [
         {"network.network_dim": 32, "network.network_alpha": 1.0},
         NOTHING,
         ({"network.network_dim": 8, "network.network_alpha": 1.0}, NOTHING),
+    ),
+    Case(
+        "several-type",
+        "network.network_type",
+        {"network.network_type": "glora", "dataset.goal": "concept"},
+        Facts(concepts=2),
+        ({"network.network_type": "loha", "dataset.goal": "concept"}, Facts(concepts=2)),
+    ),
+    Case(
+        "detail-type",
+        "network.network_type",
+        {"network.network_type": "loha"},
+        Facts(concepts=1),
+        ({"network.network_type": "loha", "dataset.goal": "concept"}, Facts(concepts=1)),
+    ),
+    Case(
+        "dylora-dim",
+        "network.network_dim",
+        {"network.network_type": "dylora", "network.network_dim": 32},
+        NOTHING,
+        ({"network.network_type": "dylora", "network.network_dim": 128}, NOTHING),
+    ),
+    Case(
+        "alpha-half",
+        "network.network_alpha",
+        {"network.network_type": "loha", "network.network_dim": 16, "network.network_alpha": 32.0},
+        NOTHING,
+        ({"network.network_type": "loha", "network.network_dim": 16, "network.network_alpha": 16.0}, NOTHING),
+    ),
+    Case(
+        "oft-rate",
+        "optimizer.learning_rate",
+        {"network.network_type": "boft", "optimizer.learning_rate": 1e-3},
+        NOTHING,
+        ({"network.network_type": "boft", "optimizer.learning_rate": 3e-5}, NOTHING),
+    ),
+    Case(
+        "full-rate",
+        "optimizer.unet_lr",
+        {"network.network_type": "full", "optimizer.unet_lr": 1e-4},
+        NOTHING,
+        ({"network.network_type": "full", "optimizer.unet_lr": 1e-5}, NOTHING),
+    ),
+    Case("full-size", "network.network_type", {"network.network_type": "full"}, SDXL, ({}, SDXL)),
+    Case(
+        "lokr-whole",
+        "network.network_dim",
+        {"network.network_type": "lokr", "network.network_dim": 32},
+        NOTHING,
+        ({"network.network_type": "lokr", "network.network_dim": 16}, NOTHING),
+    ),
+    Case(
+        "idle-dims",
+        "network.network_dim",
+        {"network.network_type": "lokr", "network.full_matrix": True, "network.network_dim": 8},
+        NOTHING,
+        ({"network.network_type": "lokr", "network.full_matrix": True}, NOTHING),
+    ),
+    Case(
+        "conv-dim-high",
+        "network.conv_dim",
+        {"network.network_type": "loha", "network.network_dim": 32},
+        NOTHING,
+        (
+            {"network.network_type": "loha", "network.network_dim": 32, "network.lycoris_preset": "attn-mlp"},
+            NOTHING,
+        ),
     ),
     Case(
         "dylora-batch",
@@ -832,6 +900,13 @@ def test_advice_comes_in_the_order_of_the_rules() -> None:
 
 def test_the_default_configuration_needs_no_advice() -> None:
     assert lint(config(), NOTHING) == []
+
+
+@pytest.mark.parametrize("factor", [-1, 1, 4, 7, 8, 16, 3000])
+@pytest.mark.parametrize("width", [4, 320, 640, 768, 1280, 2560, 10240, 127])
+def test_the_factors_of_lokr_are_those_of_lycoris(width: int, factor: int) -> None:
+    lycoris = pytest.importorskip("lycoris.functional.general")
+    assert factors(width, factor) == tuple(lycoris.factorization(width, factor))
 
 
 @pytest.mark.parametrize("name", PRESETS)

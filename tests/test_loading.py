@@ -35,6 +35,36 @@ assert gc.isenabled() and gc.get_freeze_count() > 100_000
 print(longest)
 """
 
+_INTERRUPTED = """
+import threading
+from loratory.runs.interruption import put_off
+from loratory.runs.loading import load_engine
+
+ended = []
+def load():
+    try:
+        load_engine()
+    except KeyboardInterrupt:
+        ended.append(threading.get_ident())
+
+thread = threading.Thread(target=load)
+assert not put_off(threading.get_ident())
+thread.start()
+while thread.is_alive() and not put_off(thread.ident):
+    pass
+thread.join()
+assert ended == [thread.ident] and not put_off(thread.ident)
+import torch
+from loratory.training.loop import train
+load_engine()  # nothing of it is left
+"""
+
+
+@pytest.mark.slow
+def test_an_interruption_waits_until_the_engine_is_there() -> None:
+    done = subprocess.run([sys.executable, "-c", _INTERRUPTED], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
 
 @pytest.mark.slow
 def test_the_engine_is_loaded_beside_a_living_thread() -> None:

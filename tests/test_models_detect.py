@@ -180,7 +180,23 @@ class TestFilesThatAreNoModel:
         path.write_bytes(path.read_bytes() + b"more")
         assert "damaged" in refusal(path).message
 
-    @pytest.mark.parametrize("header", [b'{"a": 1}', b"{broken}", b'{"a": {"dtype": "F32"}}', b'{"__metadata__": 3'])
+    @pytest.mark.parametrize(
+        "header",
+        [
+            b'{"a": 1}',
+            b"{broken}",
+            b'{"a": {"dtype": "F32"}}',
+            b'{"__metadata__": 3',
+            b'{"__metadata__": ["a"]}',
+            b'{"__metadata__": {"a": 1}}',
+            b'{"a": {"dtype": "U8", "shape": ["x"], "data_offsets": [0, 0]}}',
+            b'{"a": {"dtype": "U8", "shape": [-1], "data_offsets": [0, 0]}}',
+            b'{"a": {"dtype": "U8", "shape": [0], "data_offsets": ["0", "0"]}}',
+            b'{"a": {"dtype": "U8", "shape": [0], "data_offsets": [0]}}',
+            b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        ],
+        ids=range(11),
+    )
     def test_damaged_header(self, header: bytes, tmp_path: Path) -> None:
         (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
         assert "header is damaged" in refusal(tmp_path / "model.safetensors").message

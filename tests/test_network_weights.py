@@ -8,8 +8,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from adapter_models import tiny_models
+from loratory.adapters.files import save_adapter
+from loratory.adapters.inject import inject
 from loratory.adapters.keys import diffusers_module_key
-from loratory.config.schema import Config
+from loratory.adapters.network_weights import refuse_misfit
+from loratory.adapters.targets import find_targets
+from loratory.config.schema import Config, NetworkSettings
 from loratory.errors import LoratoryError
 from loratory.training.plan import make_plan
 from material import make_set
@@ -154,6 +159,17 @@ def test_metadata_says_what_the_ranks_are(tmp_path: Path) -> None:
         (config.output.output_dir / "fox.safetensors").unlink()
 
 
+def test_an_alpha_that_means_nothing_and_sizes_of_one_do_no_harm(tmp_path: Path) -> None:
+    network: dict[str, Any] = {"network_type": "full", "network_dim": None, "network_alpha": None}
+    state = {name: torch.full_like(each, 1e-3) for name, each in start(tmp_path, network).items()}
+    other = {name: each[:, :, None, None] if each.dim() == 2 else each for name, each in state.items()}
+    alphas = {f"{name.partition('.')[0]}.alpha": torch.tensor(4.0) for name in state}
+    save_file(other | alphas, tmp_path / "other.safetensors")
+    network |= {"network_weights": "other.safetensors"}
+    make_plan(config_of(tmp_path, network=network))
+    assert same_bytes(start(tmp_path, network), state)
+
+
 @pytest.mark.parametrize(
     ("made", "asked", "sentence"),
     [
@@ -162,7 +178,9 @@ def test_metadata_says_what_the_ranks_are(tmp_path: Path) -> None:
         ({}, {"network_type": "dora"}, 'holds no DoRA; network_type is "dora"'),
         ({"network_type": "dora"}, {}, 'holds a DoRA; network_type is "lora"'),
         ({"network_type": "locon"}, {}, "modules that are not part of this network, e.g. lora_unet_"),
-        ({}, {"network_type": "locon"}, "modules of this network not, e.g. lora_unet_"),
+        ({}, {"network_type": "locon"}, "no values for .* modules of this network, e.g. lora_unet_"),
+        ({"network_type": "loha", "conv_dim": 4}, {}, "holds a network of the kind loha; network_type is .lora."),
+        ({}, {"network_type": "loha"}, "holds a network of the kind lora; network_type is .loha."),
         ({}, {"network_train_unet_only": True}, "also changes the text encoder, which this run does not train"),
         ({"network_train_unet_only": True}, {}, "has no network for the text encoder"),
     ],
@@ -174,6 +192,54 @@ def test_the_plan_refuses_what_does_not_fit(
     config = config_of(tmp_path, network={"network_weights": "first.safetensors"} | asked)
     with pytest.raises(LoratoryError, match=r"network\.network_weights: .*" + sentence):
         make_plan(config)
+
+
+@pytest.mark.parametrize(
+    ("held", "asked", "sentence"),
+    [
+        (
+            {"network_type": "loha", "network_dim": 2},
+            {"network_type": "lora", "network_dim": 2},
+            "the kind loha; .*lora",
+        ),
+        (
+            {"network_type": "loha", "network_dim": 2},
+            {"network_type": "lokr", "network_dim": 2},
+            "the kind loha; .*lokr",
+        ),
+        ({"network_type": "full"}, {"network_type": "ia3"}, "the kind full; .*ia3"),
+        (
+            {"network_type": "diag-oft", "network_dim": 2},
+            {"network_type": "boft", "network_dim": 2},
+            "holds another network: .* has oft_blocks of the shape",
+        ),
+        (
+            {"network_type": "loha", "network_dim": 2, "lycoris_preset": "attn-mlp"},
+            {"network_type": "loha", "network_dim": 2},
+            "no values for .* modules of this network",
+        ),
+    ],
+)
+def test_a_type_goes_on_from_files_of_its_own_kind(
+    tmp_path: Path, held: dict[str, Any], asked: dict[str, Any], sentence: str
+) -> None:
+    unet, encoders = tiny_models()
+    network = NetworkSettings.model_validate(held)
+    adapter = inject(unet, encoders, "sd1", network, seed=1, train_unet=True, train_text_encoder=True)
+    path = tmp_path / "first.safetensors"
+    save_adapter(path, adapter.kohya_state_dict(), {}, "float")
+    unet, encoders = tiny_models()
+    models = {"unet": unet, "te1": encoders[0]}
+
+    def refuse(settings: dict[str, Any]) -> None:
+        network = NetworkSettings.model_validate(settings | {"network_weights": path})
+        targets = find_targets(unet, encoders, "sd1", network, train_unet=True, train_text_encoder=True)
+        refuse_misfit(network, targets, models, "sd1")
+
+    refuse(held)
+    with pytest.raises(LoratoryError, match=sentence) as told:
+        refuse(asked)
+    assert told.value.hint and "dim_from_weights" not in told.value.hint
 
 
 def test_the_plan_refuses_files_for_other_models(tmp_path: Path) -> None:

@@ -308,9 +308,13 @@ def test_lora_plus(name: str, ratios: dict[str, float], expected: dict[str, tupl
         assert parts[1].parameters == [NAMED[2][1]]
 
 
-def test_lora_plus_needs_an_upper_half() -> None:
-    with pytest.raises(LoratoryError, match="lora_up"):
-        trained_parts("unet", [("a.hada_w1_a", NAMED[0][1])], 1e-4, OptimizerSettings(loraplus_lr_ratio=2.0))
+def test_lora_plus_knows_the_blocks_of_dylora() -> None:
+    names = [f"a.lora_{half}.weight.{block}" for half in ("down", "up") for block in (0, 1)]
+    named = [(name, Parameter(torch.zeros(2))) for name in names]
+    lower, upper = trained_parts("unet", named, 1e-4, OptimizerSettings(loraplus_lr_ratio=2.0))
+    assert [id(each) for each in lower.parameters] == [id(each) for _, each in named[:2]]
+    assert [id(each) for each in upper.parameters] == [id(each) for _, each in named[2:]]
+    assert upper.base_lr == pytest.approx(2e-4)
 
 
 # -- what is refused
@@ -366,7 +370,7 @@ def test_a_missing_package_is_named(name: str, package: str, extra: str, monkeyp
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(LoratoryError, match=package) as raised:
         refuse_wrong_arguments(OptimizerSettings(**settings_of(name)))
-    assert raised.value.hint == f"pip install 'loratory[{extra}]'"
+    assert raised.value.hint == f"pip install '.[{extra}]'"
 
 
 def test_any_class_of_torch_is_an_optimizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

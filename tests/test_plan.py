@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -152,3 +153,16 @@ def test_each_text_encoder_of_sdxl_has_its_rate(folder: Path) -> None:
     shared = write_config(folder, "sdxl", optimizer={"text_encoder_lr": 5e-5, "unet_lr": 1e-4})
     parts = {part["part"]: part for part in as_json(shared)["network"]}
     assert set(parts) == {"unet", "text_encoder"}
+
+
+def test_ranks_and_scales_are_told_where_they_mean_something(folder: Path) -> None:
+    def unet(**network: Any) -> dict[str, Any]:
+        return as_json(write_config(folder, network=network))["network"][0]
+
+    plain = unet(network_type="lokr", network_dim=4, network_alpha=2)
+    assert (plain["rank"], plain["scale"], plain["rank_varies"]) == (4, 0.5, False)
+    for network in ({"network_type": "diag-oft", "network_alpha": None}, {"network_type": "lokr", "full_matrix": True}):
+        turned = unet(**network)
+        assert (turned["rank"], turned["scale"], turned["rank_varies"]) == (None, None, False)
+    dims: dict[str, Any] = {"network_type": "loha", "block_dims": [4] * 24 + [8]}
+    assert unet(**dims)["rank_varies"] and "by layer" in plan(write_config(folder, network=dims)).output

@@ -12,7 +12,7 @@ from textual.pilot import Pilot
 
 import fake_planner
 from editor_app import make_pictures
-from loratory.config.draft_files import open_draft
+from loratory.config.draft_files import new_draft, open_draft
 from loratory.config.draft_problems import named_setting
 from loratory.config.fields import FIELDS
 from loratory.config.load import load_config
@@ -25,8 +25,10 @@ from loratory.tui.keys import Keymap
 from loratory.tui.plan import journal, planner
 from loratory.tui.plan.actions import ACTIONS
 from loratory.tui.plan.completion import completed
+from loratory.tui.plan.findings import PlanFinding
+from loratory.tui.plan.help import help_lines
 from loratory.tui.plan.report import plan_lines
-from loratory.tui.plan.rows import HEAD
+from loratory.tui.plan.rows import HEAD, UNREAD, form_rows
 from loratory.tui.plan.screen import PlanScreen
 from loratory.tui.project import Project
 from loratory.tui.text import ASCII, UNICODE, Glyphs
@@ -436,6 +438,33 @@ class TestRuns:
             assert person.pane.message == "one run at a time"
 
         with_person(work, project)
+
+
+def test_the_help_of_the_network_type_tells_what_the_chosen_one_is_good_for(tmp_path: Path) -> None:
+    key = "network.network_type"
+    draft = new_draft("locon", tmp_path, {})
+    for chosen, word in (("locon", "convolutions"), ("ia3", "very small file"), ("dylora", "batch size 1")):
+        lines = help_lines(draft.set(key, chosen), key, [], 200, UNICODE)
+        text = " ".join(line.plain.strip() for line in lines)
+        assert f"{chosen}: " in text and word in text
+    assert "General use:" in text and "several concepts:" in text
+
+
+def test_what_the_network_type_does_not_read_is_told(tmp_path: Path) -> None:
+    draft = new_draft("locon", tmp_path, {})
+    for chosen, unread, read in (("lokr", "block_size", "factor"), ("ia3", "network_dim", "module_dropout")):
+        draft = draft.set("network.network_type", chosen)
+        rows = {row.key: row for row in form_rows(draft, {})}
+        assert rows[f"network.{unread}"].origin == UNREAD and rows[f"network.{read}"].origin != UNREAD
+        told, silent = (
+            " ".join(line.plain.strip() for line in help_lines(draft, f"network.{key}", [], 200, UNICODE))
+            for key in (unread, read)
+        )
+        said = f'Does nothing with network_type = "{chosen}"'
+        assert said in told and said not in silent
+    finding = PlanFinding("network.network_dim", "error", "does nothing")
+    lines = help_lines(draft, "network.network_dim", [finding], 200, UNICODE)
+    assert " ".join(line.plain for line in lines).casefold().count("does nothing") == 1
 
 
 class TestLooks:

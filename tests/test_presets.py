@@ -1,6 +1,7 @@
 """The presets that ship, a person's own, and `loratory presets`."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,23 +10,32 @@ from click.testing import CliRunner, Result
 from loratory.cli.presets import presets
 from loratory.config.load import load_config
 from loratory.config.presets import list_presets, shipped_folder
-from loratory.config.unbuilt import unbuilt_settings
 from loratory.errors import LoratoryError
 
 SHIPPED = sorted(path.stem for path in shipped_folder().glob("*.toml"))
-RUNNABLE = {
+GUIDE = {
     "adamw8bit",
     "anime-640",
     "character-adamw",
     "character-prodigy",
     "dadapt",
-    "dora",
-    "locon",
     "low-memory-512",
     "multi-concept",
     "sdxl-1024",
-    "style-locon",
     "vpred-zsnr",
+}
+TYPES = {
+    "diag-oft": "diag-oft",
+    "dora": "dora",
+    "dylora": "dylora",
+    "full": "full",
+    "locon": "locon",
+    "loha": "loha",
+    "lokr-large": "lokr",
+    "lokr-small": "lokr",
+    "style-glora": "glora",
+    "style-ia3": "ia3",
+    "style-locon": "locon",
 }
 
 
@@ -50,9 +60,7 @@ def refusal(*arguments: str) -> LoratoryError:
 
 
 def test_the_guides_setups_ship() -> None:
-    assert set(SHIPPED) == (
-        RUNNABLE | {"diag-oft", "dylora", "loha", "lokr-large", "lokr-small", "style-glora", "style-ia3"}
-    )
+    assert set(SHIPPED) == GUIDE | TYPES.keys()
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -62,7 +70,7 @@ def test_every_preset_loads_and_says_what_it_is(name: str, tmp_path: Path) -> No
         f'preset = "{name}"\n[model]\npretrained_model_name_or_path = "nano"\n[dataset]\ntrain_data_dir = "set"\n'
     )
     config = load_config(path)
-    assert (unbuilt_settings(config) == []) == (name in RUNNABLE)
+    assert config.network.network_type == TYPES.get(name, "lora")
     assert config.target_exposure == (35 if name.startswith("style") else 100)
     description = next(preset.description for preset in list_presets() if preset.name == name)
     assert 20 < len(description) < 65
@@ -85,7 +93,7 @@ def test_list_names_them_with_a_line_each() -> None:
     lines = run("list").stdout.splitlines()
     assert len(lines) == len(SHIPPED)
     assert "character-prodigy  A character with Prodigy: the guide's main setup, start here" in lines
-    assert any(line.startswith("loha ") and line.endswith("(not runnable yet)") for line in lines)
+    assert not any("(" in line for line in lines)
 
 
 def test_list_as_json(own: Path) -> None:
@@ -96,7 +104,8 @@ def test_list_as_json(own: Path) -> None:
     assert "did you mean network.network_dim" in rows["mine"]["problems"][0]
     assert Path(rows["mine"]["path"]) == own / "mine.toml"
     assert rows["locon"]["problems"] == []
-    assert rows["loha"]["problems"][0].startswith('network.network_type = "loha" is not built yet')
+    (line,) = [line for line in run("list").stdout.splitlines() if line.startswith("mine ")]
+    assert line.endswith("My own (yours, cannot be used)")
 
 
 def test_broken_presets_are_listed_harmlessly(own: Path) -> None:
@@ -131,6 +140,10 @@ def test_new_writes_a_configuration_that_loads(tmp_path: Path) -> None:
     assert config.dataset.train_data_dir == tmp_path / "project/ink set"
     assert config.model.pretrained_model_name_or_path == "/m/base.safetensors"
     assert (config.output.output_name, config.network.network_type) == ("ink", "locon")
+    # What stands there as a comment is right, once it is none.
+    (tmp_path / "project/more.toml").write_text(re.sub(r"(?m)^# ?(?=[a-z_]+ = |\[sample\])", "", text))
+    more = load_config(tmp_path / "project/more.toml")
+    assert (more.output.save_every_n_epochs, more.sample.prompts_from_captions) == (1, 2)
 
 
 def test_new_without_model_and_data_says_what_to_fill_in(tmp_path: Path) -> None:

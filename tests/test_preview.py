@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from loratory.adapters.lora import inject
+from loratory.adapters.inject import inject
 from loratory.config.load import load_config
 from loratory.config.schema import Config, ModelSettings, NetworkSettings, NoiseSettings
 from loratory.errors import LoratoryError

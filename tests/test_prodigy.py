@@ -119,6 +119,20 @@ def test_parameters_without_a_gradient_stay() -> None:
     assert parameters[0].tolist() != [1.0] * 3 and parameters[1].tolist() == [1.0] * 3
 
 
+def test_parameters_without_a_gradient_count_in_the_step_size() -> None:
+    # DyLoRA trains one block of many in each step: d must not be as many times too large.
+    def found(absent: torch.Tensor | None) -> float:
+        parameters = [Parameter(torch.zeros(4)) for _ in range(8)]
+        optimizer = Prodigy(parameters)
+        for step in range(4):
+            for number, parameter in enumerate(parameters):
+                parameter.grad = torch.ones(4) if step < 3 or number == 0 else absent
+            optimizer.step()
+        return float(optimizer.param_groups[0]["d_max"])
+
+    assert found(None) == found(torch.zeros(4))
+
+
 def test_bfloat16_parameters_have_float32_states() -> None:
     parameter = Parameter(torch.full((4,), 0.5, dtype=torch.bfloat16))
     optimizer = Prodigy([parameter], d0=1e-2)

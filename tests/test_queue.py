@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loratory.cli.main import main
+from command_line import Call
 from loratory.config.load import load_config
 from loratory.config.schema import Config
 from loratory.errors import LoratoryError
@@ -89,7 +89,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trainer]:
 
 def worked(queue: Queue) -> list[str]:
     told: list[str] = []
-    work_through(queue, told.append, Stopping(threading.Event()))
+    work_through(queue, told.append, Stopping())
     return told
 
 
@@ -141,8 +141,6 @@ def test_what_cannot_be_trained_is_refused_when_it_is_added(tmp_path: Path) -> N
     queue = filled(tmp_path, "fox")
     with pytest.raises(LoratoryError, match="number 1 of the queue will write fox"):
         queue.add(config_of(tmp_path, "fox"), tmp_path / "config.toml")
-    with pytest.raises(LoratoryError, match="not built yet"):
-        queue.add(config_of(tmp_path, "owl", **{"network.network_type": "loha"}), tmp_path / "config.toml")
     with pytest.raises(LoratoryError, match="not UTF-8"):
         queue.add(config_of(tmp_path / "a\udcffb", "elk"), tmp_path / "config.toml")
     assert names(queue) == ["fox"]
@@ -260,7 +258,7 @@ def test_a_stop_saves_the_run_and_keeps_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_signal: bool
 ) -> None:
     queue = filled(tmp_path, "fox", "hare")
-    stopping = Stopping(threading.Event())
+    stopping = Stopping()
 
     def trains(run: RunDirectory) -> int:
         run.write_record(replace(new_record(), status="running"))
@@ -288,7 +286,7 @@ def test_a_stop_saves_the_run_and_keeps_its_place(
 
 def test_asked_twice_the_run_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = filled(tmp_path, "fox")
-    stopping = Stopping(threading.Event())
+    stopping = Stopping()
     sent: list[int] = []
 
     def trains(run: RunDirectory) -> int:
@@ -314,14 +312,12 @@ def test_a_process_of_another_machine_is_not_signalled(tmp_path: Path, monkeypat
     queue = filled(tmp_path, "fox")
     heard: list[bool] = []
 
-    class Asked(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            run = RunDirectory(Path(queue.find("fox").run))
-            heard.append(any(run.control.glob("*-stop.json")))
-            run.write_record(replace(new_record(), status="stopped", host="elsewhere"))
-            return True
+    def pauses(seconds: float) -> None:
+        run = RunDirectory(Path(queue.find("fox").run))
+        heard.append(any(run.control.glob("*-stop.json")))
+        run.write_record(replace(new_record(), status="stopped", host="elsewhere"))
 
-    stopping = Stopping(Asked())
+    stopping = Stopping()
 
     def trains(run: RunDirectory) -> int:
         run.write_record(replace(new_record(), status="running", host="elsewhere"))
@@ -330,6 +326,7 @@ def test_a_process_of_another_machine_is_not_signalled(tmp_path: Path, monkeypat
         return os.getpid()
 
     monkeypatch.setattr(queue_runner, "start_detached", trains)
+    monkeypatch.setattr(queue_runner.time, "sleep", pauses)
     monkeypatch.setattr(queue_runner.os, "kill", lambda *_: pytest.fail("that process is another's"))
     work_through(queue, [].append, stopping)
     assert heard == [True] and states(queue) == {"fox": "waiting"}
@@ -360,23 +357,6 @@ def test_one_process_works_through_it(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- the command line
-
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def loratory(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Calls the program in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["loratory", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capfd.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
 
 
 def test_names_of_others_cannot_act_on_the_terminal(loratory: Call) -> None:

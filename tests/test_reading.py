@@ -169,7 +169,16 @@ def test_wherever_a_file_is_cut_it_is_told_or_whole(tmp_path: Path, suffix: str)
         except UnreadablePicture as error:
             told += 1
             assert error.problem in ("truncated", "damaged", "not-a-picture")
+            assert _refusal_of_header(path) in ("", error.reason)
     assert told > 90
+
+
+def _refusal_of_header(path: Path) -> str:
+    try:
+        peek(path)
+    except UnreadablePicture as error:
+        return error.reason
+    return ""
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".gif", ".bmp", ".avif"])

@@ -13,7 +13,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from loratory.adapters.lora import inject
+from loratory.adapters.inject import inject
 from loratory.config.schema import LossSettings, NetworkSettings, OptimizerSettings
 from loratory.models.text import TextConditioning
 from loratory.training.batches import Batch

@@ -14,7 +14,7 @@ import pytest
 from textual.app import App
 from textual.pilot import Pilot
 
-from loratory.cli.main import main
+from command_line import Call
 from loratory.config.load import dump_config, load_config
 from loratory.errors import LoratoryError
 from loratory.runs.compare import Difference, glance, loss_series, settings_diff, summary
@@ -109,24 +109,6 @@ def test_losses_for_a_chart_are_few_and_tell_of_broken_steps(tmp_path: Path) -> 
     assert series.broken and all(math.isfinite(value) for value in series.values)
 
 
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def loratory(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Calls the program in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["loratory", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capfd.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
-
-
 def test_diff_on_the_command_line(loratory: Call, tmp_path: Path) -> None:
     a = make_run(tmp_path, "fox", LOSSES)
     b = make_run(tmp_path, "hare", LOSSES, **{"caption.caption_prefix": "[/b]\x1b[2J "})
@@ -139,6 +121,25 @@ def test_diff_on_the_command_line(loratory: Call, tmp_path: Path) -> None:
     assert {setting["key"] for setting in told["settings"]} == {"caption.caption_prefix", "output.output_name"}
     assert loratory("runs", "diff", a.path, a.path)[2] == "Both were trained with the same settings.\n"
     assert loratory("runs", "diff", a.path, tmp_path)[0] == 2
+
+
+@pytest.mark.parametrize("columns", [30, 80, 200])
+def test_runs_diff_breaks_no_word(
+    loratory: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    a = make_run(tmp_path / "a", "arctic_fox_of_the_north_v1", LOSSES, **{"caption.caption_tag_dropout_rate": "0.1"})
+    b = make_run(tmp_path / "b", "arctic_fox_of_the_north_v2", LOSSES)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    code, out, err = loratory("runs", "diff", a.path, b.path)
+    assert (code, err) == (0, "")
+    for word in (a.name, b.name, "/out/arctic_fox_of_the_north_v1.safetensors", "caption_tag_dropout_rate"):
+        assert word in out
+    lines = out.splitlines()
+    beside = [line for line in lines if a.name in line and b.name in line and "loss" not in line]
+    assert len(beside) == (columns == 200)
+    if columns == 80:
+        assert max(map(len, lines[: lines.index("")])) <= 80
+        assert [line for line in lines if line.split() == ["a", "b"]]
 
 
 # ---------------------------------------------------------------------------------------------- on the screen

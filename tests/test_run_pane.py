@@ -1,6 +1,7 @@
 """The run pane under the pilot: what it shows of a run, what its keys leave for it, and what nothing may break."""
 
 import asyncio
+import gc
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,13 +10,14 @@ from pathlib import Path
 import pytest
 from rich.segment import Segment
 from rich.style import Style
-from textual.pilot import Pilot
+from textual._styles_cache import StylesCache
 from textual.screen import ModalScreen
 from textual.strip import Strip
 
 from fake_run import FakeRun, make_config
 from hostile import TAGS as HOSTILE
 from loratory.config.load import load_config
+from loratory.errors import LoratoryError
 from loratory.runs.control import Control
 from loratory.runs.events import Continued, Finished, Notice, Obeyed, Paused
 from loratory.runs.store import RunDirectory
@@ -26,43 +28,17 @@ from loratory.tui.project import Project
 from loratory.tui.run.screen import RunScreen
 from loratory.tui.text import ASCII, UNICODE, Glyphs
 from loratory.tui.widgets.changes import changed_cells
+from pane_app import Person
 
-_WAIT_S = 20.0
 
-
-class Viewer:
+class Viewer(Person):
     """A run pane in a program of its own."""
-
-    def __init__(self, app: LoratoryApp, pilot: Pilot[None]) -> None:
-        self.app = app
-        self.pilot = pilot
 
     @property
     def pane(self) -> RunScreen:
         pane = self.app.panes["run"]
         assert isinstance(pane, RunScreen)
         return pane
-
-    async def type(self, *keys: str) -> None:
-        for key in keys:
-            await self.pilot.press(key)
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        end = asyncio.get_running_loop().time() + _WAIT_S
-        while not condition():
-            assert asyncio.get_running_loop().time() < end, "\n".join(self.shown())
-            await asyncio.sleep(0.02)
-
-    async def until_shown(self, *texts: str) -> None:
-        await self.until(lambda: all(self.shows(text) for text in texts))
-
-    def shown(self) -> list[str]:
-        width, height = self.app.size
-        lines = self.app.screen._compositor.render_strips()[:height]  # pyright: ignore[reportPrivateUsage]
-        return [strip.text[:width].replace("\N{NO-BREAK SPACE}", " ").rstrip() for strip in lines]
-
-    def shows(self, text: str) -> bool:
-        return any(text in line for line in self.shown())
 
 
 @asynccontextmanager
@@ -107,6 +83,28 @@ class OwnRun:
 
 def scenario(work: Callable[[], object]) -> None:
     asyncio.run(work())  # pyright: ignore[reportArgumentType]
+
+
+def test_a_page_that_was_closed_leaves_nothing_behind(run: FakeRun, tmp_path: Path) -> None:
+    def lines_kept() -> int:
+        return sum(isinstance(each, StylesCache) for each in gc.get_objects())
+
+    async def work() -> None:
+        async with open_run(tmp_path) as viewer:
+            before = lines_kept()
+            thresholds = gc.get_threshold()
+            gc.set_threshold(10_000_000)  # only the program's own collecting counts
+            try:
+                for _ in range(4):
+                    await viewer.type("question_mark")
+                    await viewer.until_shown("go on")
+                    await viewer.type("q")
+                    await viewer.until(lambda: len(viewer.app.screen_stack) == 1)
+                await viewer.until(lambda: lines_kept() <= before)
+            finally:
+                gc.set_threshold(*thresholds)
+
+    scenario(work)
 
 
 class TestShown:
@@ -314,8 +312,8 @@ class TestKeys:
                 assert command.name == "skip" and command.value in run.images
                 run.say(Obeyed("skip", run.done, command.value))
                 await viewer.until_shown("left out", f"after step 76: leaves out {command.value}")
-                row = next(at for at, line in enumerate(viewer.shown()) if "left out" in line and "▶" in line)
-                assert command.value in viewer.shown()[row]
+                marked = ("▶", command.value, "left out")
+                await viewer.until(lambda: any(all(part in line for part in marked) for line in viewer.shown()))
                 await viewer.type("i")
                 await viewer.until(run.commands)
                 (command,) = Control(run.directory.control).poll()
@@ -366,6 +364,23 @@ class TestKeys:
                 assert run.commands() == []
 
         scenario(work)
+
+    def test_a_read_only_view_trains_nothing(self, run: FakeRun, tmp_path: Path) -> None:
+        config = make_config(tmp_path)
+        before = sorted((tmp_path / "runs").iterdir())
+
+        async def work() -> None:
+            async with open_run(tmp_path, read_only=True) as viewer:
+                for start in (
+                    lambda: viewer.app.start(config),
+                    lambda: viewer.app.start_detached(config),
+                    lambda: viewer.app.resume(run.directory, detached=True),
+                ):
+                    with pytest.raises(LoratoryError, match="read-only view"):
+                        start()
+
+        scenario(work)
+        assert sorted((tmp_path / "runs").iterdir()) == before
 
     @pytest.mark.parametrize(("key", "detached"), [("h", False), ("d", True)])
     def test_c_goes_on_here_or_detached(

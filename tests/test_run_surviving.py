@@ -11,6 +11,7 @@ import types
 import warnings
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -249,9 +250,11 @@ def test_stop_ends_it_and_nothing_waits_any_more(run: RunDirectory, disk: Disk) 
         disk.is_full = True
         thread = beside(write)
         wait_for(lambda: is_paused(run))
+        control.request("save")
         control.request("stop")
         thread.join(20)
         assert caught == [errno.EDQUOT]
+        assert control.poll() == [Command("save")]  # for whoever tells what was not done
         with pytest.raises(OSError):
             recorder.patiently(disk.check, "the state")
         recorder.write(Finished("failed", 0, "The disk is full."))
@@ -384,6 +387,25 @@ def test_a_host_leaves_nothing_behind(config: Config, monkeypatch: pytest.Monkey
     assert logging.getLogger().handlers == handlers and warnings.showwarning is show
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == signals
     assert [t.name for t in threading.enumerate() if t.name in ("telemetry", "training")] == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_run_is_told_too_late_is_told_of(config: Config, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    def train(plan: object, run: RunDirectory, control: Control, recorder: Recorder) -> Finished:
+        for command in (Command("sample", "a fox"), Command("stop"), Command("save")):
+            send(run.control, command)
+        if fails:
+            raise LoratoryError("It cannot go on.")
+        return Finished("done", 0)
+
+    with_train(monkeypatch, train)
+    run = run_of(config)
+    with suppress(LoratoryError):
+        host(config, run, threading.Event(), plan=PLAN)
+    notice, finished = events_of(run)[-2:]
+    assert notice == Notice("warning", "Not carried out, as the run has ended: sample a fox, save.")
+    assert isinstance(finished, Finished) and finished.status == ("failed" if fails else "done")
+    assert list(run.control.iterdir()) == []
 
 
 def out_of_memory(name: str) -> Exception:

@@ -5,9 +5,10 @@ import torch
 from torch.nn import Parameter
 
 from adapter_models import fill, tiny_models, unet_inputs
+from loratory.adapters.adapter import Adapter
 from loratory.adapters.files import save_adapter
-from loratory.adapters.lora import Adapter, inject
-from loratory.adapters.verify import compare_with_live
+from loratory.adapters.inject import inject
+from loratory.adapters.self_check import compare_with_live
 from loratory.config.schema import NetworkSettings, OptimizerSettings
 from loratory.errors import LoratoryError
 from loratory.training.optimizers import Optimizers, TrainedPart
@@ -103,6 +104,24 @@ class TestHalfAdapter:
             form = torch.float32 if name.endswith("dora_scale") else dtype
             assert parameter.dtype == form and torch.equal(parameter.detach(), value.to(form))
         assert scales == [(layer.target.alpha, layer.peft_layer.scaling["default"]) for layer in adapter.layers]
+
+    @pytest.mark.parametrize(
+        ("network", "kept"),
+        [
+            ({"network_type": "diag-oft", "rescaled": True}, "rescale"),
+            ({"network_type": "lokr", "use_scalar": True}, "scalar"),
+        ],
+    )
+    def test_what_a_step_could_not_change_stays_float32(self, network: dict[str, Any], kept: str) -> None:
+        unet, encoders = tiny_models()
+        settings = NetworkSettings.model_validate({"network_dim": 4} | network)
+        adapter = inject(unet, encoders, "sd1", settings, seed=1, train_unet=True, train_text_encoder=False)
+        cast_adapter(adapter, torch.bfloat16)
+        for name, parameter in adapter.named_parameters("unet"):
+            assert parameter.dtype == (torch.float32 if name.endswith(f".{kept}") else torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16):
+            unet(**unet_inputs()).sample.float().sum().backward()
+        assert all(parameter.grad is not None for parameter in adapter.parameters("unet"))
 
     @pytest.mark.parametrize("dtype", HALVES)
     @pytest.mark.parametrize("network_type", ["locon", "dora"])

@@ -129,6 +129,14 @@ def test_pictures_beside_and_below_concept_folders_are_reported(tmp_path: Path) 
     assert "c.gif" in messages["image-format"]
 
 
+def test_a_folder_with_the_name_of_a_picture_is_reported(tmp_path: Path) -> None:
+    make(tmp_path, "1_x/a.png", "1_x/a.txt")
+    (tmp_path / "1_x" / "b.png").mkdir()
+    finding = only(scan(tmp_path))
+    assert (finding.rule, finding.severity, finding.path) == ("nested-folder", "warning", tmp_path / "1_x" / "b.png")
+    assert finding.message.startswith("1_x/b.png: is no picture, as its name says, but a folder.")
+
+
 def test_a_missing_caption_is_the_folder_name_and_one_note_a_folder(tmp_path: Path) -> None:
     make(tmp_path, *(f"1_fox/{number}.png" for number in range(8)), "1_fox/3.txt")
     dataset = scan(tmp_path)

@@ -61,6 +61,15 @@ class TestEditing:
         asyncio.run(scenario())
         assert caption(folder, "002_claw") == "mizutsune, feral, blue eyes, white background"
 
+    def test_keys_from_before_the_start_have_their_effect(self, folder: Path) -> None:
+        async def scenario() -> None:
+            async with open_editor(folder, typed_ahead="jaown tag,\x1b") as typist:
+                await typist.until(lambda: typist.screen.insert.purpose is None and caption(folder, "002_claw"))
+                await typist.written()
+
+        asyncio.run(scenario())
+        assert caption(folder, "002_claw").endswith(", own tag")
+
     def test_a_comma_never_becomes_the_suggestion(self, folder: Path) -> None:
         async def scenario() -> None:
             async with open_editor(folder) as typist:

@@ -255,7 +255,7 @@ def test_a_batch_cut_short_is_offered_under_any_name(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with open_editor(folder) as typist:
-            await typist.until(lambda: typist.screen.unfinished is not None)
+            await typist.until(lambda: typist.screen.unfinished.is_asked)
             assert any("[/b] [@click=app.quit]x" in line for line in audit(typist))
             await typist.type("r")
             await typist.written()

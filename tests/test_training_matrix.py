@@ -164,7 +164,7 @@ def test_a_run_without_the_package_of_its_optimizer_is_refused(
     with pytest.raises(LoratoryError, match=f"optimizer_type: {name} cannot be loaded from {package}") as caught:
         train(config)
     extra = "bitsandbytes" if package == "bitsandbytes" else "optimizers"
-    assert caught.value.hint == f"pip install 'loratory[{extra}]'"
+    assert caught.value.hint == f"pip install '.[{extra}]'"
     (run,) = (tmp_path / "runs").iterdir()
     record = RunDirectory(run).read_record()
     assert record is not None and record.status == "failed"

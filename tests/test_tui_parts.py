@@ -166,7 +166,7 @@ class TestOpening:
 
 def test_the_editor_starts_without_what_training_needs() -> None:
     heavy = ["torch", "transformers", "diffusers", "peft", "numpy", "PIL", "pydantic", "rapidfuzz", "tokenizers"]
-    code = f"import sys; import loratory.tui.app; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys; import loratory.tui.start; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 

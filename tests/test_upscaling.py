@@ -457,7 +457,7 @@ def test_weights_with_gaps_or_of_other_shapes(tmp_path: Path) -> None:
 def test_other_networks_ask_for_spandrel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spandrel", None)
     torch.save({"layers.0.attention.weight": torch.ones(3, 3)}, tmp_path / "swinir.pth")
-    refused(tmp_path / "swinir.pth", "pip install 'loratory[upscalers]'")
+    refused(tmp_path / "swinir.pth", "pip install '.[upscalers]'")
 
 
 def test_spandrel_runs_other_networks(tmp_path: Path) -> None:

@@ -1,55 +1,67 @@
 """Adapter files merged into a base model before training (`model.base_weights`)."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from loratory.adapters.keys import Family
-from loratory.adapters.modules import FileModule, Place, alphas, places, read_modules, refuse_other_family
-from loratory.adapters.roles import LORA_DOWN, LORA_MID, LORA_UP
+from loratory.adapters.keys import Component, Family
+from loratory.adapters.tools.checkpoints import layer_keys, model_layers
+from loratory.adapters.tools.sources import AdapterSource
 from loratory.errors import LoratoryError
 
 _SETTING = "model.base_weights"
 
 
+class _Place(NamedTuple):
+    """A layer of the base model that files may hold a module for."""
+
+    component: Component
+    path: str
+    layer: Any  # a linear layer, a convolution or a norm
+
+
 def refuse_unmergeable(
     paths: Sequence[Path], unet: nn.Module, text_encoders: Sequence[nn.Module], family: Family
 ) -> None:
-    """Raises LoratoryError unless every file is a LoRA or LoCon that fits these models, which may be on "meta".
+    """Raises LoratoryError unless every file is an adapter that fits these models, which may be on "meta".
 
-    Reads headers alone.
+    Reads headers, and of iA3 files the few numbers they hold.
     """
-    known = places(unet, text_encoders, family) if paths else {}
+    known = _places(unet, text_encoders, family) if paths else {}
     for path in paths:
-        _modules_that_fit(path, known, family)
+        with AdapterSource(path, _SETTING) as source:
+            _refuse_misfits(source, known, family)
 
 
-def _modules_that_fit(path: Path, known: dict[str, Place], family: Family) -> dict[str, FileModule]:
-    header, modules = read_modules(path, _SETTING)
-    refuse_other_family(header, family, _SETTING)
-    for key, module in modules.items():
-        if module.dora is not None:
-            raise LoratoryError(
-                f"{_SETTING}: {path} is a DoRA, which does not add to the weights but replaces their norms.",
-                hint="Merge it with the program that made it, and name the result as the base model.",
-            )
+def _places(unet: nn.Module, text_encoders: Sequence[nn.Module], family: Family) -> dict[str, _Place]:
+    components: tuple[Component, ...] = ("unet", "te1", "te2")
+    return {
+        key: _Place(component, path, model.get_submodule(path))
+        for component, model in zip(components, (unet, *text_encoders), strict=False)
+        for path, _, _ in model_layers(model)
+        for key in layer_keys(component, path, family)
+    }
+
+
+def _refuse_misfits(source: AdapterSource, known: Mapping[str, _Place], family: Family) -> None:
+    source.refuse_other_family(family)
+    for key in source.roles:
         if key not in known:
             raise LoratoryError(
-                f"{_SETTING}: {path} has a module that the base model has no layer for: {key}.",
+                f"{_SETTING}: {source.path} has a module that the base model has no layer for: {key}.",
                 hint="An adapter works with models of its own family alone.",
             )
-        weight = known[key].layer.weight.shape
-        if not module.fits(weight):
+        layer = known[key].layer
+        source.refuse_misfit(key, layer.weight.shape)
+        if source.changes_bias(key) and layer.bias is None:
             raise LoratoryError(
-                f"{_SETTING}: {path} was trained on a base model of other sizes: {key} does not fit a layer of "
-                f"{list(weight)}."
+                f"{_SETTING}: {source.path} changes the bias of {key}, which has none in the base model."
             )
-    return modules
 
 
 @torch.no_grad()
@@ -60,40 +72,35 @@ def merge_base_weights(
     text_encoders: Sequence[nn.Module],
     family: Family,
 ) -> str:
-    """Adds multiplier * alpha / rank * up @ down of every file to the weights, in place; returns a digest of it all.
+    """Adds multiplier * weight change of every file to the weights, in place; returns a digest of it all.
 
-    multipliers: one for each file; none mean 1. All files of a layer are added up in float32 and rounded once, to the
-    format of its weight. Memory: one layer in float32. Raises LoratoryError as `refuse_unmergeable` does, before
-    anything is changed.
+    multipliers: one for each file; none mean 1. Every change is computed from the weights as they were. All files of a
+    layer are added up in float32 and rounded once, to the format of its weight. Memory: one layer in float32, a few
+    times. Raises LoratoryError as `refuse_unmergeable` does, before anything is changed, and for numbers that are not
+    finite.
     """
-    known = places(unet, text_encoders, family)
+    known = _places(unet, text_encoders, family)
     strengths = multipliers or [1.0] * len(paths)
-    fitting = [_modules_that_fit(path, known, family) for path in paths]
-    sources: dict[Place, list[tuple[Path, float, FileModule]]] = {}
+    by_place: dict[_Place, list[tuple[AdapterSource, str, float]]] = {}
     digest = hashlib.sha256()
-    for path, strength, modules in zip(paths, strengths, fitting, strict=True):
-        with path.open("rb") as file:
-            digest.update(f"{strength!r} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-        alpha = alphas(path, modules)
-        for key, module in modules.items():
-            scale = strength * alpha[key] / module.rank
-            sources.setdefault(known[key], []).append((path, scale, module))
     with ExitStack() as stack:
-        files = {path: stack.enter_context(safe_open(path, framework="pt")) for path in paths}
-        for place, found in sources.items():
-            weight = place.layer.weight
-            total = weight.float()
-            for path, scale, module in found:
-                total = total + scale * _change(files[path].get_tensor, module).reshape(weight.shape).to(weight.device)
+        for path, strength in zip(paths, strengths, strict=True):
+            source = stack.enter_context(AdapterSource(path, _SETTING))
+            _refuse_misfits(source, known, family)
+            digest.update(f"{strength!r} {source.sha256()}\n".encode())
+            for key in source.roles:
+                by_place.setdefault(known[key], []).append((source, key, strength))
+        for place, found in by_place.items():
+            weight, bias = place.layer.weight, place.layer.bias
+            base = weight.float()
+            total: Tensor = base
+            total_bias: Tensor | None = None
+            for source, key, strength in found:
+                change = source.delta(key, base)
+                total = total + strength * change.weight
+                if change.bias is not None:
+                    total_bias = (bias.float() if total_bias is None else total_bias) + strength * change.bias
             weight.copy_(total)
+            if total_bias is not None:
+                bias.copy_(total_bias)
     return digest.hexdigest()
-
-
-def _change(get_tensor: Callable[[str], Tensor], module: FileModule) -> Tensor:
-    """up @ down in float32, (out, in), (out, in * k * k) or (out, in, k, k)."""
-    down = get_tensor(f"{module.key}.{LORA_DOWN}").float().flatten(1)
-    up = get_tensor(f"{module.key}.{LORA_UP}").float().flatten(1)
-    if module.mid is None:
-        return up @ down
-    # down is a 1x1 convolution, mid the one with the kernel, up again 1x1.
-    return torch.einsum("or,rskl,si->oikl", up, get_tensor(f"{module.key}.{LORA_MID}").float(), down)

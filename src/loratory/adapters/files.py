@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from loratory.adapters.container import StoredTensor, content_hashes, header_bytes
-from loratory.adapters.roles import refuse_other_files
+from loratory.adapters.roles import ALPHA, DORA_SCALE, RESCALE, refuse_other_files
 from loratory.atomic import replacing
 from loratory.errors import FAILED, LoratoryError
 from loratory.models.header import read_header
@@ -22,7 +22,7 @@ SavePrecision = Literal["fp16", "bf16", "float"]
 _DTYPES: dict[SavePrecision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "float": torch.float32}
 _DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 # One number per module or per output channel: in half precision they would change the function and save nothing.
-_ALWAYS_FLOAT = (".alpha", ".dora_scale")
+_ALWAYS_FLOAT = tuple(f".{role}" for role in (ALPHA, DORA_SCALE, RESCALE))
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ def save_adapter(
     """Writes an adapter, whole or not at all. The same content gives the same bytes.
 
     Adds `sshs_model_hash` and `sshs_legacy_hash` to the metadata, and `modelspec.hash_sha256` where there is other
-    modelspec metadata. alpha and dora_scale stay float32. Raises LoratoryError (exit code 1) when the disk refuses,
-    naming the path; no temporary file is left then.
+    modelspec metadata. alpha, dora_scale and rescale stay float32. Raises LoratoryError (exit code 1) when the disk
+    refuses, naming the path; no temporary file is left then.
     """
     dtype = _DTYPES[save_precision]
     tensors = {

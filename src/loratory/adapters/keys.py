@@ -12,6 +12,7 @@ from loratory.models.names import original_unet_name
 Component = Literal["unet", "te1", "te2"]
 Family = Literal["sd1", "sd2", "sdxl"]
 
+COMPONENT_NAMES: dict[Component, str] = {"unet": "UNet", "te1": "text encoder", "te2": "second text encoder"}
 UNET_PREFIX = "lora_unet_"
 
 # What the names of an SDXL UNet depend on; every SDXL has it so.

@@ -1,12 +1,12 @@
 """Which base model an adapter file is for, told by the names and shapes of its tensors."""
 
 import re
-from collections.abc import Mapping
-from math import prod
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from loratory.adapters.keys import UNET_PREFIX, Family
-from loratory.adapters.roles import LORA_DOWN
+from loratory.adapters.roles import split_name
+from loratory.adapters.shapes import module_form
 from loratory.models.header import TensorEntry
 
 FAMILY_NAMES: dict[Family, str] = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
@@ -35,6 +35,17 @@ _TEXT_ENCODER = re.compile(
     r"|final_layer_norm|embeddings_(?:token|position)_embedding)|text_projection)"
 )
 
+# Convolutions with a kernel: those of 1x1 are matrices by another name.
+_KERNEL = re.compile(
+    rf"{UNET_PREFIX}(?:.*_(?:conv[12]|(?:down|up)samplers_0_conv|in_layers_2|out_layers_3|0_op)|conv_in|conv_out"
+    r"|output_blocks_\d_[12]_conv|input_blocks_0_0|out_2)"
+)
+
+
+def is_kernel_module(key: str) -> bool:
+    """Whether the module under this key is a convolution with a kernel larger than 1x1."""
+    return _KERNEL.fullmatch(key) is not None
+
 
 def is_known_module(key: str) -> bool:
     """Whether front ends find a module of SD 1.x, SD 2.x or SDXL under this key."""
@@ -61,14 +72,26 @@ def guess_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]
             return FamilyGuess("sdxl", "it has keys of two text encoders")
         if _ORIGINAL_UNET.fullmatch(name.partition(".")[0]):
             return FamilyGuess("sdxl", "its UNet keys are those of the SDXL release")
-    for name, entry in tensors.items():
-        reads_text = name.startswith("lora_te_") and "_self_attn_" in name
-        if name.endswith(LORA_DOWN) and ("_attn2_to_k." in name or "_attn2_to_v." in name or reads_text):
-            width = prod(entry.shape[1:2])
-            if width in _BY_WIDTH:
-                return FamilyGuess(_BY_WIDTH[width], f"it was trained on text {width} numbers wide")
+    for width in _text_widths(tensors):
+        if width in _BY_WIDTH:
+            return FamilyGuess(_BY_WIDTH[width], f"it was trained on text {width} numbers wide")
     claimed = metadata.get("ss_base_model_version", "")
     for start, family in _BY_CLAIM:
         if claimed.startswith(start):
             return FamilyGuess(family, "its metadata says so")
     return FamilyGuess(None, "neither names, shapes nor metadata tell")
+
+
+def _text_widths(tensors: Mapping[str, TensorEntry]) -> Iterator[int]:
+    """How wide the text is in each module that reads it or makes it."""
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, entry in tensors.items():
+        key, role = split_name(name)
+        if key.endswith(("_attn2_to_k", "_attn2_to_v")) or (key.startswith("lora_te_") and "_self_attn_" in key):
+            shapes.setdefault(key, {})[role] = entry.shape
+    for key, own in shapes.items():
+        form = module_form(own)
+        # The projections of an encoder's attention are as wide at both ends; those of a UNet read the text.
+        axis = 0 if key.startswith("lora_te_") else 1
+        if form is not None and len(form.weight) > axis:
+            yield form.weight[axis]

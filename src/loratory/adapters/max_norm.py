@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from loratory.adapters.precision import widest
+
 # Modules of one shape are stacked for one batched product; more at once would need hundreds of MB for SDXL.
 _STACKED = 64
 
@@ -19,17 +21,24 @@ class NormReport:
     max_norm: float
 
 
+def report_of(norms: Sequence[float], limit: float) -> NormReport:
+    """The report of modules that had these norms before they were scaled."""
+    after = [min(norm, limit) for norm in norms]
+    return NormReport(sum(norm > limit for norm in norms), sum(after) / len(after), max(after))
+
+
 def change_norms(downs: Sequence[Tensor], ups: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
-    """||scale * up @ down|| (Frobenius) of modules of one shape, float64, (N,).
+    """||scale * up @ down|| (Frobenius) of modules of one shape, (N,), as wide as floats of the device are.
 
     downs: N x (r, ...). ups: N x (out, r) or (out, r, 1, 1). A 3x3 convolution composed with a 1x1 one has the norm of
     the product of the flattened matrices. Computed as sqrt(sum(up^T up * down down^T)), which needs r x r numbers per
-    module instead of out x in; in float64, because that sum cancels, and TF32 would make it worse.
+    module instead of out x in; in float64 where there is, because that sum cancels, and TF32 would make it worse.
     """
-    down = torch.stack([tensor.detach().flatten(1) for tensor in downs]).double()
-    up = torch.stack([tensor.detach().flatten(1) for tensor in ups]).double()
+    dtype = widest(downs[0].device)
+    down = torch.stack([tensor.detach().flatten(1) for tensor in downs]).to(dtype)
+    up = torch.stack([tensor.detach().flatten(1) for tensor in ups]).to(dtype)
     grams = (up.transpose(1, 2) @ up) * (down @ down.transpose(1, 2))
-    return grams.sum(dim=(1, 2)).clamp_(min=0).sqrt() * torch.tensor(scales, dtype=torch.float64, device=down.device)
+    return grams.sum(dim=(1, 2)).clamp_(min=0).sqrt() * torch.tensor(scales, dtype=dtype, device=down.device)
 
 
 @torch.no_grad()
@@ -54,5 +63,4 @@ def apply_max_norm(modules: Sequence[tuple[Tensor, Tensor, float]], limit: float
     if too_large:
         # One launch for all of them; the optimizers of torch are built on it too, but it has no public name.
         torch._foreach_mul_(too_large, factors)  # pyright: ignore
-    after = [min(norm, limit) for norm in norms]
-    return NormReport(len(too_large) // 2, sum(after) / len(after), max(after))
+    return report_of(norms, limit)

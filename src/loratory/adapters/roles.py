@@ -11,6 +11,7 @@ LORA_UP = "lora_up.weight"
 LORA_MID = "lora_mid.weight"
 ALPHA = "alpha"
 DORA_SCALE = "dora_scale"
+RESCALE = "rescale"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,10 @@ KINDS = (
 _KNOWN_ROLES = frozenset(role for kind in KINDS for roles in (*kind.required, kind.optional) for role in roles)
 # Roles that are common words in base models say nothing by themselves.
 _TELLING_ROLES = _KNOWN_ROLES - {"weight", "on_input", ALPHA, "a1.weight", "a2.weight", "b1.weight", "b2.weight"}
-_DIFFUSERS_MARKS = (".lora_A.", ".lora_B.", ".lora.down.", ".lora.up.", "_lora.down.", "_lora.up.", ".processor.")
+_DIFFUSERS_MARKS = (
+    *(".lora_A.", ".lora_B.", ".lora.down.", ".lora.up.", "_lora.down.", "_lora.up.", ".lora_linear_layer."),
+    ".processor.",
+)
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -83,7 +87,7 @@ def refuse_other_files(path: Path, names: Iterable[str]) -> None:
     if any(mark in name for name in found for mark in _DIFFUSERS_MARKS):
         raise LoratoryError(
             f"{path} is an adapter in diffusers naming, not in kohya naming.",
-            hint="diffusers' convert_state_dict_to_kohya turns one into the other.",
+            hint="`loratory lora convert FILE -o OUT --to kohya` turns one into the other.",
         )
     if any(name.startswith(("model.diffusion_model.", "conditioner.", "cond_stage_model.")) for name in found):
         raise LoratoryError(f"{path} is a base model, not an adapter.", hint="An adapter has keys like lora_unet_….")

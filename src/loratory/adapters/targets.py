@@ -1,18 +1,65 @@
-"""Which modules of a base model get a network, of which rank and alpha."""
+"""Which modules of a base model get a network, of which rank and alpha.
 
-from collections.abc import Iterator, Mapping, Sequence
+`lora`, `dora` and `locon` adapt what sd-scripts' networks.lora adapts; the other types what LyCORIS means, by lists of
+our own: of LyCORIS' presets, some name modules twice and others none at all in models of diffusers and transformers.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
 
+from loratory.adapters.blocks import BlockSizes, Size, block_factors, block_of, block_sizes, has_block_sizes, size_of
 from loratory.adapters.keys import Component, Family, diffusers_module_key, module_key
 from loratory.config.schema import NetworkSettings
 from loratory.errors import LoratoryError
 
-# Class names, as sd-scripts selects them: the modules below such an ancestor are adapted.
-_UNET_ATTENTION = frozenset({"Transformer2DModel"})
-_UNET_CONVOLUTION = frozenset({"ResnetBlock2D", "Downsample2D", "Upsample2D"})
-_TEXT_ENCODER = frozenset({"CLIPAttention", "CLIPSdpaAttention", "CLIPMLP"})
+# Names of classes: the modules inside them are adapted.
+_TRANSFORMERS = frozenset({"Transformer2DModel"})
+_CONVOLUTION_BLOCKS = frozenset({"ResnetBlock2D", "Downsample2D", "Upsample2D"})
+_UNET_ATTENTION = frozenset({"Attention"})
+_ENCODER_ATTENTION = frozenset({"CLIPAttention", "CLIPSdpaAttention"})
+_ENCODER_LAYERS = _ENCODER_ATTENTION | {"CLIPMLP"}
+
+# Paths in the UNet, outside its blocks.
+_OUTSIDE_BLOCKS = frozenset(
+    {
+        "conv_in",
+        "conv_out",
+        *(f"{kind}_embedding.linear_{number}" for kind in ("time", "add") for number in (1, 2)),
+    }
+)
+
+# What iA3 rescales: keys and values of every attention, and what goes into the last layer of every feed-forward.
+_IA3 = {
+    "unet": (".to_k", ".to_v", ".ff.net.2"),
+    "text_encoder": (".k_proj", ".v_proj", ".mlp.fc2"),
+}
+
+_AS_SD_SCRIPTS = frozenset({"lora", "dora", "locon"})
+_WITHOUT_RANK = frozenset({"ia3", "full"})
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """What is adapted: modules inside classes of these names, and those at the paths `alone`. No names: none.
+
+    encoder_norms: whether the layers of text encoders are taken whole, so that their normalisation may be trained.
+    """
+
+    unet: frozenset[str]
+    alone: frozenset[str]
+    encoders: frozenset[str]
+    encoder_norms: bool
+
+
+_PRESETS: dict[str, _Selection] = {
+    "full": _Selection(_TRANSFORMERS | _CONVOLUTION_BLOCKS, _OUTSIDE_BLOCKS, _ENCODER_LAYERS, encoder_norms=True),
+    "attn-mlp": _Selection(_TRANSFORMERS, frozenset(), _ENCODER_LAYERS, encoder_norms=True),
+    "attn-only": _Selection(_UNET_ATTENTION, frozenset(), _ENCODER_ATTENTION, encoder_norms=False),
+    "unet-only": _Selection(_TRANSFORMERS | _CONVOLUTION_BLOCKS, _OUTSIDE_BLOCKS, frozenset(), encoder_norms=False),
+    "transformer-only": _Selection(_TRANSFORMERS, frozenset(), frozenset(), encoder_norms=False),
+}
 
 
 @dataclass(frozen=True)
@@ -20,7 +67,8 @@ class Target:
     """One module to adapt.
 
     path: dotted name in the diffusers or transformers model. key: name in files, without suffix. alpha: what the
-    file says, so that every loader computes the scale alpha / rank. is_conv: kernel larger than 1x1.
+    file says, so that every loader computes the scale alpha / rank. is_conv: kernel larger than 1x1. is_norm: a
+    GroupNorm or LayerNorm, which is trained whole: its rank and alpha are 1.
     """
 
     component: Component
@@ -29,6 +77,7 @@ class Target:
     rank: int
     alpha: float
     is_conv: bool
+    is_norm: bool = False
 
     @property
     def scale(self) -> float:
@@ -40,59 +89,86 @@ Sizes = Mapping[str, tuple[int, float]]
 """Rank and alpha by the key of a module in files."""
 
 
-@dataclass(frozen=True)
-class _Size:
-    rank: int
-    alpha: float
+def _has_convolutions(network: NetworkSettings) -> bool:
+    """Whether kernels larger than 1x1 are trained.
 
-
-def _size(rank: int, alpha: float, rs_lora: bool) -> _Size:
-    """Rank, and the alpha to write.
-
-    rs_lora: the scale is alpha / sqrt(rank) (arXiv 2312.03732), written as alpha * sqrt(rank) over rank.
+    Never by `lora`; by `dora` when it is given a rank for them; by all others, as in LyCORIS: without conv_dim they
+    have network_dim and network_alpha, and conv_alpha is not read.
     """
-    return _Size(rank, alpha * rank**0.5 if rs_lora else alpha)
+    if network.network_type == "dora":
+        return network.conv_dim is not None or bool(network.conv_block_dims)
+    return network.network_type != "lora"
 
 
-def _sizes(network: NetworkSettings) -> tuple[_Size, _Size | None]:
-    """Sizes for linear and 1x1 modules, and for larger kernels (None: convolution blocks are left alone).
-
-    `lora` never adapts convolution blocks, `dora` does when conv_dim is given, `locon` always: without conv_dim they
-    get network_dim and network_alpha, as in LyCORIS, and conv_alpha is not read.
-    """
-    linear = _size(network.network_dim, network.network_alpha, network.rs_lora)
-    if network.network_type == "lora":
-        return linear, None
-    if network.conv_dim is not None:
-        return linear, _size(network.conv_dim, network.conv_alpha, network.rs_lora)
-    return linear, linear if network.network_type == "locon" else None
+def _selection(network: NetworkSettings, *, convolutions: bool) -> _Selection:
+    chosen = _PRESETS[network.lycoris_preset]
+    if network.network_type in _AS_SD_SCRIPTS:
+        chosen = replace(chosen, alone=frozenset())
+    return chosen if convolutions else replace(chosen, unet=chosen.unet - _CONVOLUTION_BLOCKS)
 
 
-def _adaptable(model: nn.Module, ancestors: frozenset[str]) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
-    """Linear and Conv2d modules below a module whose class is named in `ancestors`, in the model's own order."""
-    seen: set[str] = set()
-    for ancestor_path, ancestor in model.named_modules():
-        if type(ancestor).__name__ not in ancestors:
-            continue
-        for path, module in ancestor.named_modules(prefix=ancestor_path):
-            if isinstance(module, nn.Linear | nn.Conv2d) and path not in seen:
-                seen.add(path)
-                yield path, module
+def _inside(model: nn.Module, classes: frozenset[str], alone: frozenset[str]) -> Iterator[tuple[str, nn.Module]]:
+    """The modules below one whose class is named in `classes`, and those at `alone`, in the model's own order."""
+    outer = ""
+    for path, module in model.named_modules():
+        is_inside = bool(outer) and path.startswith(outer)
+        if is_inside or path in alone:
+            yield path, module
+        if not is_inside and type(module).__name__ in classes:
+            outer = f"{path}."
+
+
+def _candidates(
+    component: Component, model: nn.Module, chosen: _Selection, network: NetworkSettings
+) -> Iterator[tuple[str, nn.Module]]:
+    """What the network type can adapt of a component: Linear and Conv2d modules, and norms where they are trained."""
+    is_unet = component == "unet"
+    ends = _IA3["unet" if is_unet else "text_encoder"] if network.network_type == "ia3" else ("",)
+    alone = chosen.alone if is_unet else frozenset[str]()
+    if not is_unet and chosen.encoder_norms:
+        # They stand beside the attention and the feed-forward of a layer, not inside them.
+        alone = frozenset(path for path, module in model.named_modules() if isinstance(module, nn.LayerNorm))
+    for path, module in _inside(model, chosen.unet if is_unet else chosen.encoders, alone):
+        is_norm = isinstance(module, nn.GroupNorm | nn.LayerNorm)
+        if network.train_norm if is_norm else isinstance(module, nn.Linear | nn.Conv2d) and path.endswith(ends):
+            yield path, module
 
 
 def _component_targets(
-    model: nn.Module, ancestors: frozenset[str], component: Component, family: Family, linear: _Size, conv: _Size | None
+    component: Component,
+    model: nn.Module,
+    chosen: _Selection,
+    family: Family,
+    network: NetworkSettings,
+    sizes: Sequence[BlockSizes],
 ) -> Iterator[Target]:
-    for path, module in _adaptable(model, ancestors):
+    """sizes: of each block of the UNet; of a text encoder there is one."""
+    for path, module in _candidates(component, model, chosen, network):
         is_conv = isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
-        size = conv if is_conv else linear
-        if size is not None:
-            yield Target(component, path, module_key(component, path, family), size.rank, size.alpha, is_conv)
+        is_norm = isinstance(module, nn.GroupNorm | nn.LayerNorm)
+        block = sizes[block_of(path, family) if component == "unet" else 0]
+        size = block.conv if is_conv else block.linear
+        if size is None:
+            continue
+        if is_norm or network.network_type in _WITHOUT_RANK:
+            size = Size(1, 1.0)
+        yield Target(component, path, module_key(component, path, family), *size, is_conv=is_conv, is_norm=is_norm)
 
 
 def _sized(target: Target, sizes: Sizes, family: Family) -> Target | None:
     size = sizes.get(target.key) or sizes.get(diffusers_module_key(target.component, target.path, family))
     return None if size is None else replace(target, rank=size[0], alpha=size[1])
+
+
+def rate_factors(targets: Iterable[Target], network: NetworkSettings, family: Family) -> dict[str, float]:
+    """What the learning rate of modules is multiplied with, by key; a module that is not named here has 1.
+
+    See `block_factors`; text encoders have no blocks.
+    """
+    factors = block_factors(network, family)
+    if factors is None:
+        return {}
+    return {target.key: factors[block_of(target.path, family)] for target in targets if target.component == "unet"}
 
 
 def find_targets(
@@ -105,27 +181,43 @@ def find_targets(
     train_text_encoder: bool | Sequence[bool],
     sizes: Sizes | None = None,
 ) -> list[Target]:
-    """The modules that a network of type lora, locon or dora adapts, in the order of the models.
+    """The modules that a network adapts, in the order of the models; works on models on the meta device.
 
-    UNet: every Linear and 1x1 convolution of the transformer blocks; with convolution blocks (see `_sizes`) also the
-    3x3 convolutions of resnets, downsamplers and upsamplers at conv_dim, and the Linear and 1x1 modules inside them at
-    network_dim. Text encoders: q, k, v, out, fc1, fc2 of every layer. Works on models on the meta device, so counting
-    needs no weights. train_text_encoder: for all of them, or for each. Same selection as sd-scripts' networks.lora.
-    sizes: where they are given, modules have those and none is adapted that has none; SDXL's UNet may be named either
-    way. Raises LoratoryError when nothing is selected.
+    UNet, preset "full": every Linear and Conv2d of its transformers (projections included), resnets, downsamplers and
+    upsamplers, and conv_in, conv_out and the linear layers of its embeddings; "unet-only" the same; "attn-mlp" and
+    "transformer-only" the transformers, with their projections; "attn-only" q, k, v and out of the attentions. `lora`,
+    `dora` and `locon` leave out what is outside the blocks, and the first two convolution blocks: see
+    `_has_convolutions`. Text encoders: q, k, v, out, fc1, fc2 of every layer; with "attn-only" the first four, and with
+    "unet-only" and "transformer-only" nothing. iA3 adapts of all this the keys, values and last feed-forward layers
+    alone. train_norm adds the GroupNorm and LayerNorm modules inside what is named here, and all LayerNorms of the
+    text encoders whose layers are taken whole. Ranks by block: see `block_sizes`; blocks whose learning rate is 0 are
+    left out.
+
+    train_text_encoder: for all of them, or for each. sizes: where they are given, modules have those and none is
+    adapted that has none; SDXL's UNet may be named either way. Raises LoratoryError when nothing is selected, and for
+    settings by block that do not fit the family or the type.
     """
-    linear, conv = _sizes(network)
-    if sizes is not None and network.network_type == "dora":
-        conv = linear  # conv_dim says nothing here: what has a size is adapted
+    if sizes is not None and has_block_sizes(network):
+        raise LoratoryError(
+            "network.dim_from_weights takes the rank of every module from the file: settings by block cannot be used.",
+            hint="Leave out block_dims, block_alphas, conv_block_dims and conv_block_alphas.",
+        )
+    # With sizes, conv_dim says nothing: what has a size is adapted.
+    convolutions = _has_convolutions(network) or (sizes is not None and network.network_type == "dora")
+    chosen = _selection(network, convolutions=convolutions)
     targets: list[Target] = []
     components: tuple[Component, ...] = ("te1", "te2")
-    chosen = [train_text_encoder] * 2 if isinstance(train_text_encoder, bool) else train_text_encoder
-    for component, encoder, is_trained in zip(components, text_encoders, chosen, strict=False):
+    trained = [train_text_encoder] * 2 if isinstance(train_text_encoder, bool) else train_text_encoder
+    one_size = [BlockSizes(size_of(network.network_dim, network.network_alpha, network.rs_lora), None)]
+    for component, encoder, is_trained in zip(components, text_encoders, trained, strict=False):
         if is_trained:
-            targets += _component_targets(encoder, _TEXT_ENCODER, component, family, linear, None)
+            targets += _component_targets(component, encoder, chosen, family, network, one_size)
     if train_unet:
-        ancestors = _UNET_ATTENTION if conv is None else _UNET_ATTENTION | _UNET_CONVOLUTION
-        targets += _component_targets(unet, ancestors, "unet", family, linear, conv)
+        by_block = block_sizes(network, family, convolutions=convolutions)
+        targets += _component_targets("unet", unet, chosen, family, network, by_block)
+    factors = rate_factors(targets, network, family)
+    targets = [target for target in targets if factors.get(target.key, 1.0) > 0]
+    _refuse_idle_norms(targets, network)
     if sizes is not None:
         targets = [sized for target in targets if (sized := _sized(target, sizes, family)) is not None]
         if not targets:
@@ -136,9 +228,19 @@ def find_targets(
     if not targets:
         raise LoratoryError(
             "Nothing to train: neither the UNet nor a text encoder is selected.",
-            hint="Give one of them a learning rate above 0; network_train_unet_only excludes the text encoder.",
+            hint="Give one of them a learning rate above 0; network_train_unet_only excludes the text encoder, and "
+            "blocks of rank or factor 0 are left out.",
         )
     keys = {target.key for target in targets}
     if len(keys) != len(targets):
         raise RuntimeError("two modules of the base model have the same name in adapter files")
     return targets
+
+
+def _refuse_idle_norms(targets: Sequence[Target], network: NetworkSettings) -> None:
+    if network.train_norm and not any(target.is_norm for target in targets):
+        raise LoratoryError(
+            "network.train_norm does nothing: there is no normalisation layer in what this run trains "
+            f'(lycoris_preset = "{network.lycoris_preset}").',
+            hint='Leave it out, or use lycoris_preset = "full" or "attn-mlp".',
+        )

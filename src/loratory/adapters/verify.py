@@ -1,88 +1,26 @@
-"""Checks of adapter files: against the network they were saved from, and on their own."""
+"""Checks of adapter files on their own."""
 
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping
-from math import prod
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
+from loratory.adapters.compatibility import features, spoken, support
 from loratory.adapters.container import file_hashes
-from loratory.adapters.files import read_adapter
-from loratory.adapters.keys import Component, key_component
-from loratory.adapters.layout import is_known_module
-from loratory.adapters.lora import Adapter, AdapterLayer
-from loratory.adapters.roles import (
-    ALPHA,
-    DORA_SCALE,
-    LORA_DOWN,
-    LORA_MID,
-    LORA_UP,
-    kind_of,
-    refuse_other_files,
-    roles_by_module,
-    split_name,
-)
+from loratory.adapters.keys import COMPONENT_NAMES, Component, Family
+from loratory.adapters.layout import guess_family, is_known_module
+from loratory.adapters.roles import ALPHA, DORA_SCALE, kind_of
+from loratory.adapters.shapes import ModuleForm
+from loratory.adapters.summary import Module, hash_state, json_object, read_modules
+from loratory.adapters.tools.stream import TensorFile
 from loratory.dataset.findings import Finding, Severity
 from loratory.models.header import Header, read_header
 
-COMPONENT_NAMES: dict[Component, str] = {"unet": "UNet", "te1": "text encoder", "te2": "second text encoder"}
-_PROBES = 8
 _NAMED = 3
-
-
-def compare_with_live(path: Path, adapter: Adapter) -> float:
-    """How far the weight changes that a file describes are from those of the network in memory.
-
-    For each module both changes, scale * up @ down, are applied to the same random vectors, and the largest difference
-    is taken relative to the largest output; the answer is that of the worst module: 0 when nothing was rounded, about
-    5e-4 for fp16, 4e-3 for bf16. Numbers too small for the file's format count as one rounding, or the file of a
-    barely trained adapter would seem wrong. DoRA magnitudes are compared directly. Infinite when tensors are missing,
-    unknown, of another shape, or not finite. Computed in float64 on the CPU from the file's own alphas, so it shares
-    nothing with the forward pass. Raises LoratoryError as `read_adapter`.
-    """
-    state = read_adapter(path).state_dict
-    expected = {f"{layer.target.key}.{role}" for layer in adapter.layers for role in (ALPHA, *layer.tensors())}
-    if state.keys() != expected:
-        return math.inf
-    differences = [_layer_difference(layer, state) for layer in adapter.layers]
-    return max(differences) if all(map(math.isfinite, differences)) else math.inf
-
-
-def _layer_difference(layer: AdapterLayer, state: dict[str, Tensor]) -> float:
-    stored = {role: state[f"{layer.target.key}.{role}"] for role in (ALPHA, *layer.tensors())}
-    down, up = _matrix(layer.down), _matrix(layer.up)
-    stored_down, stored_up = _matrix(stored[LORA_DOWN]), _matrix(stored[LORA_UP])
-    if stored_down.shape != down.shape or stored_up.shape != up.shape:
-        return math.inf
-    generator = torch.Generator().manual_seed(down.shape[1])
-    probes = torch.randn((down.shape[1], _PROBES), dtype=torch.float64, generator=generator)
-    ranks = down @ probes
-    live = layer.target.scale * (up @ ranks)
-    read = float(stored[ALPHA]) / stored_down.shape[0] * (stored_up @ (stored_down @ probes))
-    # Below its normal range a format rounds by half its smallest step, whatever the number: this much in the output,
-    # in units of the relative rounding of the normal range.
-    tiny = torch.finfo(stored[LORA_UP].dtype).smallest_normal
-    reach = ranks.abs().sum(0).max() + up.abs().sum(1).max() * probes.abs().sum(0).max()
-    difference = _relative_difference(live, read, tiny * layer.target.scale * float(reach))
-    if layer.magnitude is not None:
-        magnitude = layer.magnitude.detach().to("cpu", torch.float64).flatten()
-        difference = max(difference, _relative_difference(magnitude, stored[DORA_SCALE].double().flatten(), 0.0))
-    return difference
-
-
-def _matrix(tensor: Tensor) -> Tensor:
-    return tensor.detach().flatten(1).to("cpu", torch.float64)
-
-
-def _relative_difference(expected: Tensor, found: Tensor, allowance: float) -> float:
-    if found.shape != expected.shape:
-        return math.inf
-    difference = float((found - expected).abs().max())
-    return difference / (float(expected.abs().max()) + allowance) if difference else 0.0
+# The default of LyCORIS' block_size.
+_DYLORA_BLOCK = 4
 
 
 def verify_file(path: Path) -> list[Finding]:
@@ -92,20 +30,14 @@ def verify_file(path: Path) -> list[Finding]:
     finite, that alpha is there, that front ends know the names, and that something was learned in each component.
     Reads one tensor at a time. Raises LoratoryError for what `read_adapter` would refuse.
     """
+    modules = read_modules(path)
     header = read_header(path)
-    refuse_other_files(path, header.tensors)
     report = _Report(path)
     _check_hashes(report, header)
-    modules = roles_by_module(header.tensors)
-    _check_modules(report, header, modules)
-    _check_values(report, header)
-    if any(DORA_SCALE in roles for roles in modules.values()):
-        report.add(
-            "dora-support",
-            "note",
-            "Front ends read DoRA files differently: AUTOMATIC1111 knows magnitudes per input only, diffusers drops "
-            "them. Try the file where it will be used.",
-        )
+    _check_modules(report, modules)
+    _check_values(report, path, modules)
+    _check_strength(report, header)
+    _check_loaders(report, modules, guess_family(header.tensors, header.metadata).family)
     return report.findings
 
 
@@ -127,8 +59,9 @@ class _Report:
 
 def _check_hashes(report: _Report, header: Header) -> None:
     found = file_hashes(header.path, header.metadata)
+    state = hash_state(header.metadata, found.model)
     claims = (
-        ("sshs_model_hash", found.model),
+        *((("sshs_model_hash", found.model),) if state != "foreign" else ()),
         ("sshs_legacy_hash", found.legacy),
         ("modelspec.hash_sha256", f"0x{found.model}"),
     )
@@ -146,77 +79,139 @@ def _check_hashes(report: _Report, header: Header) -> None:
             "warning",
             "sshs_legacy_hash is not that of the file: its training metadata was edited after it was written.",
         )
-    elif "sshs_model_hash" not in header.metadata:
+    elif state == "absent":
         report.add("hash", "note", "There is no sshs_model_hash in the metadata, so damage cannot be told.")
+    elif state == "foreign":
+        report.add("hash", "note", "Its sshs_model_hash is of LyCORIS' own kind, which no file allows to check.")
 
 
-def _check_modules(report: _Report, header: Header, modules: dict[str, set[str]]) -> None:
-    shapes = {name: entry.shape for name, entry in header.tensors.items()}
-    unknown_names = [key for key in modules if not is_known_module(key)]
+def _check_modules(report: _Report, modules: list[Module]) -> None:
     incomplete: list[str] = []
     unknown_roles: list[str] = []
     mismatched: list[str] = []
     without_alpha: list[str] = []
-    for key, roles in modules.items():
+    without_limit: list[str] = []
+    alpha_zero: list[str] = []
+    old_layout: list[str] = []
+    for module in modules:
+        key, roles, form = module.key, set(module.shapes), module.form
         kind = kind_of(roles)
         if kind is None:
-            unknown_roles += [f"{key}.{role}" for role in roles]
+            unknown_roles += [f"{key}.{role}" if role else key for role in roles]
             continue
-        complete = [required for required in kind.required if required <= roles]
-        if not complete:
+        if not any(required <= roles for required in kind.required):
             incomplete.append(key)
             continue
         unknown_roles += [f"{key}.{role}" for role in roles - kind.optional - frozenset().union(*kind.required)]
-        if kind.name == "lora" and not _shapes_agree(shapes, key):
+        if form is None:
             mismatched.append(key)
-        if ALPHA in kind.optional and kind.name in ("lora", "loha", "lokr", "glora") and ALPHA not in roles:
-            without_alpha.append(key)
-    report.add_named("incomplete", "error", incomplete, "Modules without all the tensors they need")
-    report.add_named("shape", "error", mismatched, "Modules whose lora_down and lora_up do not fit each other")
-    report.add_named("unknown-tensor", "warning", unknown_roles, "Tensors that no front end reads")
-    report.add_named("unknown-module", "warning", unknown_names, "Modules that no SD 1.x, SD 2.x or SDXL model has")
-    report.add_named("alpha", "warning", without_alpha, "Modules without alpha, which loaders take as the rank")
+            continue
+        if form.old_layout:
+            old_layout.append(key)
+        # Where both matrices of LoKr are whole, nothing is scaled.
+        if form.name in ("lora", "loha", "lokr", "glora") and form.whole != "w1 and w2":
+            if ALPHA not in roles:
+                without_alpha.append(key)
+            elif module.alpha == 0:
+                alpha_zero.append(key)
+        elif form.block_size and ALPHA not in roles:
+            without_limit.append(key)
+    unknown_names = [module.key for module in modules if not is_known_module(module.key)]
+    named: tuple[tuple[str, Severity, list[str], str], ...] = (
+        ("incomplete", "error", incomplete, "Modules without all the tensors they need"),
+        ("shape", "error", mismatched, "Modules whose tensors do not fit each other"),
+        ("unknown-tensor", "warning", unknown_roles, "Tensors that no front end reads"),
+        ("unknown-module", "warning", unknown_names, "Modules that no SD 1.x, SD 2.x or SDXL model has"),
+        ("alpha", "warning", without_alpha, "Modules without alpha, which loaders take as the rank"),
+        (
+            "alpha",
+            "warning",
+            alpha_zero,
+            "Modules with alpha 0, which AUTOMATIC1111 and ComfyUI take as no change and LyCORIS as the rank",
+        ),
+        ("alpha", "warning", without_limit, "Rotations without alpha (their constraint), which LyCORIS cannot load"),
+        (
+            "layout",
+            "warning",
+            old_layout,
+            "GLoRA in the layout of older versions of LyCORIS, which its newer ones refuse",
+        ),
+    )
+    for rule, severity, keys, what in named:
+        report.add_named(rule, severity, keys, what)
 
 
-def _shapes_agree(shapes: Mapping[str, tuple[int, ...]], key: str) -> bool:
-    """lora_down (r, in, ...) and lora_up (out, r, 1...) of as many axes; dora_scale one number per row or column."""
-    down, up = shapes[f"{key}.{LORA_DOWN}"], shapes[f"{key}.{LORA_UP}"]
-    if len(down) < 2 or len(up) < 2:
-        return False
-    middle = shapes.get(f"{key}.{LORA_MID}")
-    if middle is not None:
-        return middle[:2] == (up[1], down[0])
-    scale = shapes.get(f"{key}.{DORA_SCALE}")
-    fits = scale is None or prod(scale) in (up[0], down[1])
-    return down[0] == up[1] and len(down) == len(up) and prod(up[2:]) == 1 and fits
+def _check_strength(report: _Report, header: Header) -> None:
+    """LyCORIS trains each block of a DyLoRA at alpha / (number of the block), and writes alpha as it is beside the full
+    rank: at strength 1 its files are as many times weaker as a block has ranks."""
+    arguments = json_object(header.metadata.get("ss_network_args", ""))
+    trained_here = "ss_loratory_version" in header.metadata
+    if header.metadata.get("ss_network_module") == "lycoris.kohya" and arguments.get("algo") == "dylora":
+        size = str(arguments.get("block_size", _DYLORA_BLOCK))
+        if not trained_here and size != "1":
+            report.add(
+                "strength",
+                "note",
+                f"A DyLoRA that LyCORIS trained acts {size} times weaker than it did in training; try it at strength "
+                f"{size}.",
+            )
 
 
-def _check_values(report: _Report, header: Header) -> None:
+def _check_loaders(report: _Report, modules: list[Module], family: Family | None) -> None:
+    found = features(modules, family)
+    answers = support(found) if found else {}
+    limited = [f"{loader} ({spoken(answer)})" for loader, answer in answers.items() if answer.verdict != "yes"]
+    if limited:
+        report.add("loaders", "note", f"Not taken as it was trained by: {', '.join(limited)}.")
+
+
+def _check_values(report: _Report, path: Path, modules: list[Module]) -> None:
     not_finite: list[str] = []
-    modules: Counter[Component] = Counter()
+    trained: Counter[Component] = Counter()
     untrained: dict[Component, list[str]] = {}
-    with safe_open(header.path, framework="pt") as file:
-        for name in header.tensors:
-            tensor = file.get_tensor(name)
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                not_finite.append(name)
-            key, role = split_name(name)
-            component = key_component(key)
-            if role == LORA_UP and component is not None:
-                modules[component] += 1
-                if not bool(tensor.any()):
-                    untrained.setdefault(component, []).append(key)
+    with TensorFile(path) as file:
+        for module in modules:
+            tensors = {role: file.read(f"{module.key}.{role}" if role else module.key) for role in module.shapes}
+            for role, tensor in tensors.items():
+                if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
+                    not_finite.append(f"{module.key}.{role}" if role else module.key)
+            if module.component is None or module.form is None:
+                continue
+            trained[module.component] += 1
+            if changes_nothing(module.form, tensors):
+                untrained.setdefault(module.component, []).append(module.key)
     report.add_named("not-finite", "error", not_finite, "Tensors with infinite or undefined values (NaN)")
     for component, keys in untrained.items():
         name = COMPONENT_NAMES[component]
-        if len(keys) == modules[component]:
+        if len(keys) == trained[component]:
             report.add(
                 "untrained",
                 "warning",
-                f"The {name} part changes nothing: lora_up is zero in all {len(keys)} modules. It was not trained, or "
-                "its learning rate was too small for the precision of the file.",
+                f"The {name} part changes nothing: all {len(keys)} modules leave the weights as they are. It was not "
+                "trained, or its learning rate was too small for the precision of the file.",
             )
         else:
             report.add_named(
-                "untrained", "note", keys, f"{len(keys)} of {modules[component]} modules of the {name} change nothing"
+                "untrained", "note", keys, f"{len(keys)} of {trained[component]} modules of the {name} change nothing"
             )
+
+
+def changes_nothing(form: ModuleForm, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a module leaves its weight as it is, which every module does when training begins.
+
+    tensors: by role. DoRA counts by what its magnitudes scale: they alone cannot be told without the base weight.
+    """
+    zero = {role for role, tensor in tensors.items() if not bool(tensor.any())}
+    match form.name:
+        case "lora" | "loha" | "lokr":  # one factor of nothing is enough
+            return bool(zero - {ALPHA, DORA_SCALE})
+        case "glora":  # a sum of two products
+            return not zero.isdisjoint({"a1.weight", "a2.weight"}) and not zero.isdisjoint(
+                {"b1.weight", "b2.weight", "bm.weight"}
+            )
+        case "diag-oft" | "boft":
+            blocks, rescale = tensors["oft_blocks"], tensors.get("rescale")
+            turns = not torch.equal(blocks, blocks.transpose(-1, -2))
+            return not turns and (rescale is None or bool((rescale == 1).all()))
+        case _:
+            return zero >= tensors.keys() - {ALPHA, "on_input"}

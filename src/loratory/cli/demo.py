@@ -19,13 +19,19 @@ _MATERIAL = Path(__file__).parent.parent / "demo"
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Where to work.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the demo.")
-def demo(out: Path, overrides: tuple[str, ...]) -> int:
+@click.option("--out", type=click.Path(path_type=Path), help="Where to work.  [default: demo; demo-tour with --tour]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the training.")
+@click.option("--tour", is_flag=True, help="Go the whole way, one command at a time, each shown and explained.")
+def demo(out: Path | None, overrides: tuple[str, ...], tour: bool) -> int:
     """Train a LoRA on the embedded model and pictures, and draw the same prompts without and with it.
 
     Everything lands in the folder --out, the config and the pictures included: copy it to start a set of your own.
     """
+    if tour:
+        from loratory.cli.demo_tour import walk
+
+        return walk(_unpack(out or Path("demo-tour"), raw=True), overrides)
+    out = out or Path("demo")
     began = time.monotonic()
     config_path = _unpack(out)
     config = load_config(config_path, ("output.overwrite=true", *overrides))
@@ -45,23 +51,32 @@ def demo(out: Path, overrides: tuple[str, ...]) -> int:
     return 0
 
 
-def _unpack(out: Path) -> Path:
-    """Copies the demo's config and pictures to `out`, keeping files that are there, and returns the config's path."""
+def _unpack(out: Path, *, raw: bool = False) -> Path:
+    """Copies the demo's config and pictures to `out`, keeping files that are there, and returns the config's path.
+
+    raw: the pictures go to `out`/originals, as if they still had to be prepared.
+    """
     if out.exists() and not out.is_dir():
         raise LoratoryError(f"{out} is a file; the demo needs a folder.", hint="Choose another with --out.")
+    # Both in one folder would train each picture twice as often as either says.
+    if (out / ("pictures/10_hrt" if raw else "originals")).exists():
+        other = "the demo without --tour" if raw else "the tour"
+        raise LoratoryError(f"{out} holds {other} already.", hint="Choose another folder with --out.")
     for source in sorted(_MATERIAL.rglob("*")):
-        target = out / source.relative_to(_MATERIAL)
+        inner = source.relative_to(_MATERIAL)
+        target = out / (Path("originals", inner.name) if raw and inner.parts[0] == "pictures" else inner)
         if source.is_dir() or target.exists() or source.suffix in (".py", ".pyc"):
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        with atomic.replacing(target, durable=False) as temporary:
+            shutil.copyfile(source, temporary)
     return out / "config.toml"
 
 
 def _draw_sheet(config: Config, adapter_path: Path, sheet_path: Path) -> None:
     """Draws the config's prompts on a freshly loaded model, without and with the adapter read from its file."""
     from loratory.adapters.files import read_adapter
-    from loratory.adapters.lora import inject
+    from loratory.adapters.inject import inject
     from loratory.models.detect import detect_model
     from loratory.models.load import load_base_model
     from loratory.sampling.preview import draw

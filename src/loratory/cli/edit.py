@@ -21,14 +21,14 @@ def edit(path: Path, preview: str | None, no_mouse: bool, ascii_only: bool) -> i
 def open_screens(path: Path, **options: Any) -> int:
     """Opens the screens on `path`, and stays while a run that was started in them goes on; the exit code.
 
-    options: those of `tui.app.run`. Raises LoratoryError as that does, and what went wrong in the screens where no run
-    goes on.
+    options: those of `tui.start.run`. Raises LoratoryError as that does, and what went wrong in the screens where no
+    run goes on.
     """
     # Looking for garbage among freshly imported modules takes a third of the time until the first paint; the program
     # switches it on again when that is done.
     gc.disable()
     # Looked up by name: the command line and the screens stand beside each other and do not import each other.
-    left = importlib.import_module("loratory.tui.app").run(path, **options)
+    left = importlib.import_module("loratory.tui.start").run(path, **options)
     if left.run is None:
         if left.problem is not None:
             raise left.problem

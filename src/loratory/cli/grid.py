@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from loratory.models.detect import ModelInfo
     from loratory.sampling.grid import Columns, Grid, Judged, SavedFiles
     from loratory.sampling.prompts import Prompt
+
+
+_CAPTIONS = 2  # drawn where a run has no prompts
 
 
 @click.command()
@@ -50,8 +54,8 @@ def grid(
 ) -> None:
     """Draw the prompts of RUN with each adapter it saved, at several strengths and the same seeds: one PNG a prompt.
 
-    Prompts are those of the run's config unless some are given. What was drawn before is not drawn again, so that an
-    interrupted grid goes on where it was.
+    Prompts are those of the run's config unless some are given; where it has none, two captions of the training set.
+    What was drawn before is not drawn again, so that an interrupted grid goes on where it was.
     """
     from loratory.models.detect import detect_model
     from loratory.sampling.grid import judge, make_grid, saved_files, sheet_path, write_sheet
@@ -114,14 +118,32 @@ def _prompts(config: Config, file: Path | None, lines: Sequence[str], seed: int 
         prompts += read_prompts(file, defaults)
     if file is None and not lines:
         prompts = prompts_of(config)
+        prompts += _captions(config, config.sample.prompts_from_captions or (0 if prompts else _CAPTIONS))
     if not prompts:
         raise LoratoryError(
-            f"{file} holds no prompt." if file is not None else "The run's config has no prompts.",
+            f"{file} holds no prompt."
+            if file is not None
+            else "The run's config has no prompts, and no caption of its training set can be read.",
             hint='Give one with --prompt, such as --prompt "fox, snow --d 7".',
         )
     if seed is not None:
         prompts = [replace(prompt, seed=seed) for prompt in prompts]
     return list(dict.fromkeys(prompts))
+
+
+def _captions(config: Config, count: int) -> "list[Prompt]":
+    """So many captions of the training set; none where it is no longer there."""
+    from loratory.dataset.scan import scan_dataset
+    from loratory.sampling.caption_prompts import caption_prompts
+    from loratory.sampling.prompts import default_prompt
+
+    if not count:
+        return []
+    with suppress(LoratoryError):
+        images = scan_dataset(config.dataset, config.caption).images
+        defaults = default_prompt(config)
+        return [replace(defaults, text=text) for text in caption_prompts(images, count, config.training.seed)]
+    return []
 
 
 def _tell_of(files: "SavedFiles") -> None:

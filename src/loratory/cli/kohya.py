@@ -168,7 +168,6 @@ def _report_json(imported: Imported) -> dict[str, object]:
         "defaults": imported.defaults,
         "missing": imported.missing,
         "hints": imported.hints,
-        "not_built": imported.unbuilt,
     }
 
 
@@ -200,7 +199,6 @@ def _report(imported: Imported) -> None:
         f"{name} = {show(value)}" for name, value in imported.defaults.items() if value != FIELDS[name].get_default()
     ]
     _section("Not named in the file, so its program's default holds", defaults, "bold")
-    _section("Not built yet: this version refuses to train with it", imported.unbuilt, "bold red")
     _section("Note", imported.hints, "bold")
     _section("Still to fill in", imported.missing, "bold yellow")
 

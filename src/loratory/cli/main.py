@@ -1,6 +1,6 @@
 """The `loratory` command: finds the verb, turns errors into sentences and exit codes.
 
-Exit codes: 0 fine, 1 findings or a failed run, 2 wrong use, 130 interrupted.
+Exit codes: 0 fine, 1 findings or a failed run, 2 wrong use, 130 interrupted, 143 and 129 ended by SIGTERM and SIGHUP.
 """
 
 import difflib
@@ -9,9 +9,13 @@ import importlib
 import io
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
 
 import click
 
@@ -35,7 +39,7 @@ VERBS = {
     "grid": "Epochs by strengths at fixed seeds, in one picture.",
     "serve": "A page with a run's figures and pictures, on this machine only.",
     "presets": "Starting points for a config.",
-    "lora": "Look into adapter files and check them.",
+    "lora": "Inspect, check, merge, resize, extract and convert adapter files.",
     "kohya": "Take over configs of sd-scripts and the kohya_ss GUI, or write them.",
     "doctor": "What this machine and this terminal can do.",
 }
@@ -96,13 +100,42 @@ def main() -> None:
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     _prepare_streams()
     _quieten_libraries()
-    code = _run(debug)
+    with interruptible():
+        code = _run(debug)
     try:
         sys.stdout.flush()
     except OSError:
         # The reader of our output has gone (`| head`). Python would try, and complain, once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+class _Ended(SystemExit):
+    """By a signal; `code` is the exit code."""
+
+
+@contextmanager
+def interruptible() -> Generator[None]:
+    """While it lasts SIGTERM and SIGHUP end a command as Ctrl-C does: what is half written goes, the terminal is whole.
+
+    Before and after, Ctrl-C ends the process at once (see `__main__`). What is ignored, as under nohup, stays ignored.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        raise _Ended(128 + number)
+
+    wanted = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: end}
+    if sys.platform != "win32":
+        wanted[signal.SIGHUP] = end
+    before = {number: signal.getsignal(number) for number in wanted}
+    changed = {number: handler for number, handler in wanted.items() if before[number] is signal.SIG_DFL}
+    for number, handler in changed.items():
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _quieten_libraries() -> None:
@@ -141,6 +174,8 @@ def _run(debug: bool) -> int:
         return WRONG_USE
     except KeyboardInterrupt:
         return 130
+    except _Ended as ended:
+        return ended.code if isinstance(ended.code, int) else FAILED
     except SystemExit:
         return 0  # click's answer to a reader of our output that has gone (`| head`)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a person never sees a traceback unasked

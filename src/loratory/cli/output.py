@@ -10,10 +10,13 @@ from typing import Any, TextIO
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from loratory.runs.signs import SIGNS
+
 # What stands in for our own punctuation where the terminal has only ASCII.
 _ASCII = str.maketrans(
     {"·": "-", "“": '"', "”": '"', "’": "'", "…": "...", "–": "-", "→": "->"}
-    | {"○": "o", "●": "*", "✓": "+", "✗": "x", "‖": "=", "■": "#", "\N{REPLACEMENT CHARACTER}": "?"}
+    | {sign.glyph: sign.letter for sign in SIGNS.values()}
+    | {"\N{REPLACEMENT CHARACTER}": "?"}
 )
 
 
@@ -130,7 +133,11 @@ def _tell(*parts: tuple[str, str]) -> None:
         # A terminal by itself breaks lines inside words. What may be copied, a command or a path, must stay in one
         # piece, and so must every line of a pipe or a log.
         text = Text.assemble(*pieces)
-        whole = "`" in text.plain or any(len(word) > talk.width // 2 for word in text.plain.split())
+        whole = (
+            "`" in text.plain
+            or text.plain.startswith("$ ")
+            or any(len(word) > talk.width // 2 for word in text.plain.split())
+        )
         talk.print(text, soft_wrap=whole or not styled)
 
 

@@ -176,6 +176,8 @@ def _prediction(info: Any) -> str:
 
 def _sizes(part: dict[str, Any]) -> tuple[str, str]:
     """Ranks and the factors alpha / rank of a part's modules, e.g. `32, conv 16` and `1, conv 0.0625`."""
+    if part["rank_varies"]:
+        return "by layer", "by layer"
     rank = [str(part["rank"])] if part["rank"] else []
     scale = [f"{part['scale']:.4g}"] if part["rank"] else []
     if part["conv_rank"]:

@@ -113,7 +113,7 @@ def prepare(
     elif not desk.is_dataset:
         _set_up(desk, destination, given, write=not dry_run)
         _say_folders(desk, given)
-    if not desk.entries:
+    if not any(desk.names()):
         raise LoratoryError(
             f"No picture found in {source} or the folders below it.",
             hint="Loratory reads png, jpg, webp, bmp, avif, gif and tiff files, and heic and jxl with their packages.",
@@ -160,7 +160,7 @@ def _say_folders(desk: "Desk", given: dict[str, Any]) -> None:
             f"{', '.join(naming)} {has} no part in this: the pictures go to {shown(desk.destination.name)} itself."
         )
         return
-    named = {part for entry in desk.entries for part in entry.name.split("/")[:-1]}
+    named = {part for name in desk.names() for part in name.split("/")[:-1]}
     for folder in desk.folders:
         repeats = parse_folder_name(folder.name)[0]
         if repeats != given.get("repeats", repeats) and folder.is_dir() and folder.name not in named:

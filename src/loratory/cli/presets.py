@@ -10,7 +10,6 @@ from loratory.cli import output
 from loratory.config.load import absolute_model_source, resolve
 from loratory.config.presets import Preset, find_preset, list_presets
 from loratory.config.toml_files import parse_toml, read_text
-from loratory.config.unbuilt import unbuilt_settings
 from loratory.errors import LoratoryError
 
 _STAND_INS = {"model": {"pretrained_model_name_or_path": "nano"}, "dataset": {"train_data_dir": "."}}
@@ -24,7 +23,7 @@ def presets() -> None:
 @presets.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 def list_command(as_json: bool) -> None:
-    """Name every preset, with one line about it and what in it this version cannot run yet."""
+    """Name every preset, with one line about it and whether it can be used."""
     found = list_presets()
     problems = {preset.name: _problems(preset) for preset in found}
     if as_json:
@@ -33,7 +32,7 @@ def list_command(as_json: bool) -> None:
     width = max((len(preset.name) for preset in found), default=0)
     for preset in found:
         remarks = ["yours"] if preset.source == "own" else []
-        remarks += ["not runnable yet"] if problems[preset.name] else []
+        remarks += ["cannot be used"] if problems[preset.name] else []
         ending = f" ({', '.join(remarks)})" if remarks else ""
         output.data(output.plain(f"{preset.name:{width}}  {preset.description}{ending}"))
 
@@ -100,6 +99,13 @@ def _new_config(name: str, config: Path, model: str | None, data: Path | None, o
             "[output]",
             "# The adapter becomes output/NAME.safetensors beside this file.",
             _line("output_name", output_name),
+            "# An adapter after each epoch and pictures for two captions, to look at and to choose from in the end:",
+            "# save_every_n_epochs = 1",
+            "#",
+            "# [sample]",
+            "# prompts_from_captions = 2",
+            "# sample_every_n_epochs = 1",
+            "",
         )
     )
 
@@ -116,9 +122,9 @@ def _as_seen_from(folder: Path, path: Path) -> str:
 
 
 def _problems(preset: Preset) -> list[str]:
-    """Why this version could not run the preset."""
+    """Why a configuration cannot start from the preset."""
     try:
-        config = resolve({"preset": str(preset.path), **_STAND_INS}, preset.path)
+        resolve({"preset": str(preset.path), **_STAND_INS}, preset.path)
     except LoratoryError as error:
         return error.message.splitlines()
-    return unbuilt_settings(config)
+    return []

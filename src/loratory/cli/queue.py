@@ -11,11 +11,11 @@ import click
 
 from loratory.cli import output
 from loratory.errors import FAILED, LoratoryError
+from loratory.runs.signs import SIGNS
 
 if TYPE_CHECKING:
     from loratory.runs.queue import Entry, Queue
 
-_GLYPHS = {"waiting": "○", "running": "●", "done": "✓", "stopped": "■", "failed": "✗"}
 _STARTS_WITHIN_S = 30.0
 
 
@@ -86,7 +86,7 @@ def _line(entry: "Entry") -> str:
         record = RunDirectory(Path(entry.run)).read_record()
         how = f"step {record.step}/{record.total_steps}" if record and record.total_steps else ""
     name = output.one_line(entry.name)
-    return f"{entry.number:>3} {_GLYPHS[state]} {state:<8} {name}  {how}".rstrip()
+    return f"{entry.number:>3} {SIGNS[state].glyph} {state:<8} {name}  {how}".rstrip()
 
 
 @queue.command()
@@ -149,11 +149,10 @@ def run(detach: bool) -> int:
     if detach:
         return _detach(_queue())
     import signal
-    import threading
 
     from loratory.runs.queue_runner import Stopping, work_through
 
-    stopping = Stopping(threading.Event())
+    stopping = Stopping()
     signal.signal(signal.SIGINT, stopping.ask)
     signal.signal(signal.SIGTERM, stopping.ask)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal may go away
@@ -173,8 +172,12 @@ def _detach(waiting: "Queue") -> int:
     with waiting.log.open("ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     limit_s = time.monotonic() + _STARTS_WITHIN_S
-    while not waiting.is_running() and process.poll() is None and time.monotonic() < limit_s:
-        time.sleep(0.05)
+    try:
+        while not waiting.is_running() and process.poll() is None and time.monotonic() < limit_s:
+            time.sleep(0.05)
+    except BaseException:
+        process.terminate()  # nobody has been told of it
+        raise
     if process.poll():
         raise LoratoryError(f"The queue ended at once; {waiting.log} says why.", exit_code=FAILED)
     output.data(str(process.pid))

@@ -5,8 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
-from rich.text import Text
+from rich.cells import cell_len
 
 from loratory.cli import output
 from loratory.config.describe import show
@@ -16,7 +15,8 @@ if TYPE_CHECKING:
     from loratory.runs.compare import Difference, Summary
     from loratory.runs.store import RunDirectory
 
-_CHART_HEIGHT = 12
+_CHART_WIDTH, _CHART_HEIGHT = 80, 12
+_GAP = 2  # between columns
 
 
 @click.command("diff")
@@ -42,25 +42,41 @@ def diff(a: str, b: str, as_json: bool) -> None:
             }
         )
         return
-    output.show(_table(differences, summaries))
-    _draw(one, other)
+    width = shutil.get_terminal_size().columns
+    for line in _lines(differences, summaries, width):
+        output.data(line)
+    _draw(one, other, min(width, _CHART_WIDTH))
     if not differences:
         output.say("Both were trained with the same settings.")
 
 
-def _table(differences: "list[Difference]", summaries: "list[Summary]") -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for title in ("", *(each.name for each in summaries)):
-        table.add_column(Text(output.one_line(title)), overflow="fold")
-    for difference in differences:
-        cells = (difference.key, _shown(difference.a), _shown(difference.b))
-        table.add_row(*(Text(output.one_line(cell)) for cell in cells))
-    if differences:
-        table.add_row()
-    for title, *cells in _figures(summaries):
-        if any(cells):
-            table.add_row(title, *(Text(output.one_line(cell)) for cell in cells))
-    return table
+def _lines(differences: "list[Difference]", summaries: "list[Summary]", width: int) -> list[str]:
+    """Both runs in columns, at most `width` cells wide; what does not fit beside each other stands below each other,
+    so that no key, path or name is broken."""
+    settings = [(each.key, _shown(each.a), _shown(each.b)) for each in differences]
+    figures = [row for row in _figures(summaries) if any(row[1:])]
+    names = ("", *(each.name for each in summaries))
+    rows = [tuple(map(output.one_line, row)) for row in (names, *settings, *figures)]
+    first = max(cell_len(row[0]) for row in rows)
+    half = (width - first - 2 * _GAP) // 2
+    columns = first, min(half, max(cell_len(row[1]) for row in rows))
+    lines: list[str] = []
+    for number, row in enumerate(rows):
+        if number and number == len(settings) + 1 and settings:
+            lines.append("")
+        if all(cell_len(cell) <= room for cell, room in zip(row[1:], (columns[1], half), strict=True)):
+            lines.append(_in_columns(row, columns))
+            continue
+        lines += [row[0]] if row[0] else []
+        lines += (f"  {letter}  {cell}" for letter, cell in zip("ab", row[1:], strict=True))
+        if not number:
+            lines.append(_in_columns(("", "a", "b"), columns))
+    return lines
+
+
+def _in_columns(cells: tuple[str, ...], widths: tuple[int, int]) -> str:
+    spaces = (" " * (max(0, width - cell_len(cell)) + _GAP) for cell, width in zip(cells, (*widths, 0), strict=True))
+    return "".join(cell + space for cell, space in zip(cells, spaces, strict=True)).rstrip()
 
 
 def _figures(summaries: "list[Summary]") -> list[tuple[str, ...]]:
@@ -79,12 +95,11 @@ def _figures(summaries: "list[Summary]") -> list[tuple[str, ...]]:
     ]
 
 
-def _draw(one: "RunDirectory", other: "RunDirectory") -> None:
+def _draw(one: "RunDirectory", other: "RunDirectory", width: int) -> None:
     """The losses of both over each other, the first as a, the second as b."""
     from loratory.runs.compare import loss_series
     from loratory.terminal.chart import ChartView, Curve, draw_chart, legend
 
-    width = min(shutil.get_terminal_size().columns, 80)
     series = [loss_series(each, 2 * width) for each in (one, other)]
     view = ChartView(
         [Curve(each.steps, each.values, name=each.name) for each in series],

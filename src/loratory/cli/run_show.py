@@ -8,7 +8,7 @@ import click
 from loratory.cli import output
 from loratory.cli.find_run import find_run
 from loratory.runs.store import ALIVE, EventReader, Liveness, RunDirectory, RunRecord, liveness, newest_state
-from loratory.runs.way_back import gone, resume_command
+from loratory.runs.way_back import resume_command, what_became
 from loratory.wording import spoken_bytes, spoken_pace, spoken_time
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def show(run: str, as_json: bool) -> None:
     state = liveness(record)
     progress, diagnosis = Progress(), Diagnosis()
     with output.working("reading the run"):
-        for timed in EventReader(directory.events).read():
+        for timed in EventReader(directory.events).events():
             progress.add(timed)
             diagnosis.add(timed)
     alarm = diagnosis.alarms[-1] if diagnosis.alarms else None
@@ -51,7 +51,7 @@ def _rows(
     run: RunDirectory, record: RunRecord | None, state: Liveness, progress: "Progress", alarm: "Alarm | None"
 ) -> list[tuple[str, str]]:
     now_s = time.time()
-    rows = [("run", str(run.path)), ("state", _state(run, record, state))]
+    rows = [("run", str(run.path)), ("state", _state(record, state))]
     if progress.started is not None:
         rows.append(("step", f"{progress.step} of {progress.total_steps}, epoch {progress.epoch} of {progress.epochs}"))
     if state in ALIVE and progress.eta_s is not None:
@@ -78,9 +78,9 @@ def _rows(
     return rows
 
 
-def _state(run: RunDirectory, record: RunRecord | None, state: Liveness) -> str:
+def _state(record: RunRecord | None, state: Liveness) -> str:
     if state == "crashed":
-        return "crashed: " + gone(run)[0].partition(" crashed: ")[2]
+        return f"crashed: {what_became(record)}"
     assert record is not None
     who = f" (pid {record.pid} on {record.host})" if state in ALIVE else ""
     return f"{state}{who}" + (f": {record.message}" if record.message else "")

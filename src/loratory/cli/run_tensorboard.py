@@ -24,7 +24,7 @@ def run_tensorboard(run: str, folder: Path) -> None:
     """Write the scalars and sample pictures of RUN as a log for TensorBoard.
 
     An earlier log of the run there is replaced. Show it with `tensorboard --logdir FOLDER`; TensorBoard itself comes
-    with `pip install 'loratory[tensorboard]'`.
+    with `pip install '.[tensorboard]'`.
     """
     from loratory.runs.tensorboard import convert
 

@@ -8,25 +8,14 @@ import click
 from rich.cells import cell_len
 
 from loratory.cli import output
-from loratory.cli.find_run import HERE, find_run
+from loratory.cli.find_run import HERE
 from loratory.cli.run_commands import COMMANDS
 from loratory.errors import LoratoryError
+from loratory.runs.signs import SIGNS
 from loratory.runs.store import find_runs, liveness
 from loratory.runs.way_back import way_back
 from loratory.wording import spoken_time
 
-__all__ = ["GLYPHS", "find_run", "runs"]
-
-GLYPHS = {
-    "starting": "○",
-    "running": "●",
-    "paused": "‖",
-    "done": "✓",
-    "stopped": "■",
-    "failed": "✗",
-    "crashed": "✗",
-    "silent": "?",
-}
 # Name of a command -> (module, its name in there): imported when it is called.
 _ELSEWHERE = {
     "show": ("run_show", "show"),
@@ -81,7 +70,7 @@ def list_runs(runs_dir: Path, as_json: bool) -> None:
         name = names[run.path] + " " * (width - cell_len(names[run.path]))
         steps = f"step {record.step}/{record.total_steps}" if record and record.total_steps else ""
         took = spoken_time(record.heartbeat_s - record.started_s) if record else ""
-        output.data(f"{GLYPHS[state]} {state:<9} {name}  {steps:<18} {took}".rstrip())
+        output.data(f"{SIGNS[state].glyph} {state:<9} {name}  {steps:<18} {took}".rstrip())
         if state == "crashed":
             crashed.append(output.one_line(way_back(run)))
         elif state == "paused" and record and record.message:

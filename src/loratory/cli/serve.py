@@ -53,10 +53,10 @@ def serve(run: str, port: int) -> int:
             exit_code=FAILED,
         ) from error
     address = server.server_address[1]
-    output.say("Ctrl-C ends this. From another machine, type there, then open the address in its browser:")
-    output.say(f"`{_tunnel(address)}`")
-    output.data(f"http://{_HOST}:{address}/")
     with server, suppress(KeyboardInterrupt):
+        output.say("Ctrl-C ends this. From another machine, type there, then open the address in its browser:")
+        output.say(f"`{_tunnel(address)}`")
+        output.data(f"http://{_HOST}:{address}/")
         server.serve_forever()
     return 0
 
@@ -82,7 +82,7 @@ class Followed:
     def page(self, base: str) -> str:
         """The page as of now; pictures are looked for below `base`."""
         with self._reading:
-            for timed in self._reader.read():
+            for timed in self._reader.events():
                 self._progress.add(timed)
                 self._diagnosis.add(timed)
             drawn = {sampled.path: sampled for _, sampled in self._progress.samples}
@@ -156,7 +156,7 @@ def _html(page: str) -> tuple[str, bytes]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: PageServer  # pyright: ignore[reportIncompatibleVariableOverride]
+    server: PageServer  # pyright: ignore[reportIncompatibleVariableOverride] - who makes it gives no other
     server_version, sys_version = "Loratory", ""
     timeout = 30  # seconds for a client that has connected and says nothing
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from loratory.config.describe import show
-from loratory.config.draft_problems import Problem, problems_in, unbuilt_problems
+from loratory.config.draft_problems import Problem, problems_in
 from loratory.config.draft_text import rewritten
 from loratory.config.draft_values import (
     choices,
@@ -131,7 +131,7 @@ class Draft:
     def problems(self) -> tuple[Problem, ...]:
         """Everything that keeps this from being trained, in the order of the settings."""
         found = self._resolved
-        problems = problems_in(found, str(self.place)) if isinstance(found, str) else unbuilt_problems(found)
+        problems = problems_in(found, str(self.place)) if isinstance(found, str) else []
         order = {key: number for number, key in enumerate(FIELDS)}
         return tuple(sorted(problems, key=lambda problem: order.get(problem.key, -1)))
 

@@ -4,10 +4,8 @@ import re
 from typing import NamedTuple
 
 from loratory.config.fields import FIELDS
-from loratory.config.schema import Config
-from loratory.config.unbuilt import unbuilt_settings
 
-# `complaint` and the sentences about unbuilt settings name the setting first, or after the file they come from.
+# `complaint` names the setting first, or after the file it comes from.
 _NAMED = re.compile(r"(?:^|: )([a-z_]+(?:\.[a-z0-9_]+)?)(?=\[| = |: )")
 # Others name it in what there is to do: `Correct model.pretrained_model_name_or_path.`
 _ANYWHERE = re.compile(r"\b[a-z_]+\.[a-z0-9_]+\b")
@@ -29,11 +27,6 @@ def problems_in(message: str, origin: str) -> list[Problem]:
         else:
             sentences.append(line.removeprefix(f"{origin}: "))
     return [Problem(named_setting(sentence), sentence) for sentence in sentences]
-
-
-def unbuilt_problems(config: Config) -> list[Problem]:
-    """What this version cannot carry out."""
-    return [Problem(named_setting(sentence), sentence) for sentence in unbuilt_settings(config)]
 
 
 def named_setting(sentence: str) -> str:

@@ -12,6 +12,7 @@ from loratory.config.schema import CaptionSettings, DatasetSettings, SubsetSetti
 from loratory.dataset.companions import find_masks, read_captions
 from loratory.dataset.findings import Finding, shown
 from loratory.dataset.listing import (
+    IMAGE_EXTENSIONS,
     Listing,
     count_images,
     extension,
@@ -330,6 +331,11 @@ def _folder_findings(path: Path, listing: Listing) -> Iterator[Finding]:
             reason = (
                 f"{where}/{shown(directory.name)}: {pictures(count)} will not be trained, because folders "
                 f"inside a concept folder are not read. Move them up into {where}."
+            )
+            yield Finding("nested-folder", "warning", Path(directory.path), reason)
+        elif extension(directory.name) in IMAGE_EXTENSIONS:
+            reason = (
+                f"{where}/{shown(directory.name)}: is no picture, as its name says, but a folder. Get the picture anew."
             )
             yield Finding("nested-folder", "warning", Path(directory.path), reason)
     by_stem: defaultdict[str, list[str]] = defaultdict(list)

@@ -58,8 +58,15 @@ def peek(path: Path) -> Header:
 
     Raises UnreadablePicture.
     """
-    with opened(path, _formats(), _Refusals(path, whole=False)) as image:
-        return _header_of(image)
+    try:
+        with opened(path, _formats(), _Refusals(path, whole=False)) as image:
+            return _header_of(image)
+    except UnreadablePicture as error:
+        if error.problem in ("damaged", "not-a-picture"):
+            # Some decoders do not begin where the end is missing, and cannot say so: `read_picture` can.
+            with opened(path, _formats(), _Refusals(path, whole=True)):
+                pass
+        raise
 
 
 def read_picture(path: Path) -> Picture:

@@ -1,7 +1,8 @@
 """`recipes.toml`: what is done to the pictures of a folder, as a file that a person can read and change."""
 
 import re
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +19,7 @@ FILE_NAME = "recipes.toml"
 # Ten thousand pictures with a recipe each need about 2 MB.
 _LARGEST_BYTES = 64 << 20
 _MOST_MISTAKES_SHOWN = 20
+_PORTION_CHARACTERS = 1 << 16
 
 _HEAD = """\
 # What is done to the pictures of this folder before they are trained on. The pictures themselves are never changed.
@@ -72,9 +74,17 @@ def read_recipes(path: Path) -> Book:
 
 def parse_recipes(text: str, path: Path) -> Book:
     """`read_recipes` for text at hand; `path` is named in errors."""
+    try:
+        return _book(_portions(text), path)
+    except (ValueError, RecursionError):
+        return _book(parse_toml(text, path).items(), path)
+
+
+def _book(contents: Iterable[tuple[str, Any]], path: Path) -> Book:
     mistakes: list[str] = []
     prepare, defaults, recipes = Prepare(), Defaults(), dict[str, Recipe]()
-    for key, table in parse_toml(text, path).items():
+    alike: dict[Recipe, Recipe] = {}
+    for key, table in contents:
         where = f"[{key}]" if key in ("prepare", "defaults") else f"[{_text(key)}]"
         if not isinstance(table, dict):
             tables = "a picture's name, [prepare] or [defaults]"
@@ -84,12 +94,31 @@ def parse_recipes(text: str, path: Path) -> Book:
         elif key == "defaults":
             defaults = Defaults(**_read(table, _DEFAULTS_KEYS, where, mistakes))
         else:
-            recipes[unescaped(key)] = Recipe(**_read(table, _RECIPE_KEYS, where, mistakes))
+            recipe = Recipe(**_read(table, _RECIPE_KEYS, where, mistakes))
+            recipes[unescaped(key)] = alike.setdefault(recipe, recipe)
     if mistakes:
         shown = mistakes[:_MOST_MISTAKES_SHOWN]
         more = [f"and {len(mistakes) - len(shown)} more"] if len(mistakes) > len(shown) else []
         raise LoratoryError(f"{path}: " + "\n    ".join([*shown, *more]), hint="Nothing was changed.")
     return Book(prepare, defaults, recipes)
+
+
+def _portions(text: str) -> Iterator[tuple[str, Any]]:
+    """The top-level keys and values of TOML, a portion of the text at a time: the parser needs 1 kB for each table.
+
+    A portion ends before a line that begins a table. Where that line is within a text or a list, the portion before it
+    is no TOML; portions that are say the same as the whole, unless a key comes twice. Raises ValueError for both.
+    """
+    known: set[str] = set()
+    start = 0
+    while start < len(text):
+        end = text.find("\n[", start + _PORTION_CHARACTERS) + 1 or len(text)
+        for key, value in tomllib.loads(text[start:end]).items():
+            if key in known:
+                raise ValueError(key)
+            known.add(key)
+            yield key, value
+        start = end
 
 
 def render(book: Book) -> str:

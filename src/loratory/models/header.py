@@ -1,8 +1,9 @@
 """The header of a safetensors file: what it holds, read without torch and without touching the weights."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -90,10 +91,13 @@ def read_header(path: Path) -> Header:
         _refuse_truncated(path, 8 + header_bytes, size_bytes)
     try:
         listing: dict[str, Any] = json.loads(text)
-        metadata: dict[str, str] = listing.pop("__metadata__", {})
-        tensors = {name: TensorEntry(entry["dtype"], tuple(entry["shape"])) for name, entry in listing.items()}
-        data_bytes = max((entry["data_offsets"][1] for entry in listing.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        metadata: dict[str, Any] = listing.pop("__metadata__", {})
+        tensors = {name: TensorEntry(entry["dtype"], _counts(entry["shape"])) for name, entry in listing.items()}
+        offsets = [_counts(entry["data_offsets"]) for entry in listing.values()]
+        data_bytes = max((end for _, end in offsets), default=0)
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("metadata that is not text")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LoratoryError(
             f"{path} is not a safetensors file: its header is damaged ({error}).",
             hint="Download or export it again.",
@@ -107,6 +111,14 @@ def read_header(path: Path) -> Header:
             hint="Download or copy it again.",
         )
     return Header(path, tensors, metadata)
+
+
+def _counts(values: Iterable[Any]) -> tuple[int, ...]:
+    """Whole numbers from 0 up, or ValueError or TypeError for anything else."""
+    counts = tuple(map(index, values))
+    if min(counts, default=0) < 0:
+        raise ValueError("a negative size")
+    return counts
 
 
 def _refuse_truncated(path: Path, expected_bytes: int, size_bytes: int) -> NoReturn:

@@ -17,8 +17,9 @@ from loratory.dataset.listing import stem
 from loratory.errors import FAILED, LoratoryError
 from loratory.preparation.captions import caption_file, caption_files
 from loratory.preparation.look import look_at
-from loratory.preparation.manifest import Carried, Look, Manifest, Output, Record, digest_of, stamp_of, text_of
+from loratory.preparation.manifest import Manifest
 from loratory.preparation.places import ORIGINALS, STATE, Original, find_pictures, recipe_name
+from loratory.preparation.record import Carried, Look, Output, Record, digest_of, stamp_of, text_of
 from loratory.tags.files import read_caption_bytes
 
 _NOTHING_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

@@ -6,9 +6,11 @@ and since the manifest tells of it before it takes its place.
 """
 
 import errno
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from queue import Queue
 from threading import Event, Thread
@@ -19,8 +21,12 @@ from loratory.dataset.listing import pictures
 from loratory.errors import FAILED, LoratoryError
 from loratory.imaging.workers import Failure, mapped
 from loratory.preparation.make import DISK_FULL, Made, Maker, make
-from loratory.preparation.manifest import Key, Manifest, Output, Record, digest_of, stamp_of
+from loratory.preparation.manifest import Manifest
+from loratory.preparation.paths import Paths
+from loratory.preparation.places import Original
 from loratory.preparation.plan import Plan
+from loratory.preparation.planner import Looks, Plans
+from loratory.preparation.record import Key, Output, Record, digest_of, stamp_of
 from loratory.tags.journal import Outcome
 from loratory.tags.journal_lock import holding_if_free
 
@@ -40,7 +46,7 @@ class Report:
     knowing, a sentence each. stopped: whether it was stopped before the end.
     """
 
-    made: list[Path] = field(default_factory=list[Path])
+    made: Paths = field(default_factory=Paths)
     unchanged: int = 0
     removed: list[Path] = field(default_factory=list[Path])
     left_alone: list[tuple[Path, str]] = field(default_factory=list[tuple[Path, str]])
@@ -123,36 +129,32 @@ class Build:
     folder: str
     force: bool
     report: Report
-    _owners: dict[str, Key] = field(default_factory=dict[str, Key])
+    _became_other: bool = False
+    _moving: int = 0
 
-    def run(
-        self,
-        plans: Sequence[Plan],
-        stamps: dict[str, tuple[int, int, int]],
-        progress: Progress,
-        stop: Event,
-        workers: int | None,
-    ) -> None:
-        """Makes what is not there yet. stamps: of the originals when they were looked at."""
-        self._owners = {path: record.key for path, record in self.manifest.owners().items()}
-        todo: list[Plan] = []
+    def run(self, plans: Plans, progress: Progress, stop: Event, workers: int | None) -> None:
+        """Makes what is not there yet."""
+        todo: list[Original] = []
+        alone: list[Original] = []
         for plan in plans:
             record = self.manifest.records.get((self.folder, plan.original.name))
             state = state_of(self.root, record, plan)
             if state == "made":
                 self.report.unchanged += 1
                 if record is not None:
-                    self._restamp(record, stamps[plan.original.name])
+                    self._restamp(record, plans.looks.with_stamp(plan.original.name)[1])
             elif state == "changed by hand" and not self.force and record is not None and self._is_same(record, plan):
                 for output in _changed_outputs(self.root, record):
                     self.report.left_alone.append((self.root / output.path, BY_HAND))
             else:
-                todo.append(plan)
-        done, total = len(plans) - len(todo), len(plans)
-        for folder in {plan.original.folder for plan in todo}:
+                (alone if plan.needs_network else todo).append(plan.original)
+        done, total = len(plans) - len(todo) - len(alone), len(plans)
+        for folder in {original.folder for original in (*todo, *alone)}:
             self._make_folder(folder)
         try:
-            with closing(_in_parallel(todo, stop, workers, self.report.notes.append)) as results:
+            networked = map(plans.of, alone) if alone else None
+            making = _in_parallel(networked, map(plans.of, todo), stop, workers, self.report.notes.append)
+            with closing(making) as results:
                 for plan, made in results:
                     done += 1
                     progress(done, total, plan.original.name)
@@ -168,16 +170,21 @@ class Build:
                                 exit_code=FAILED,
                             )
                         continue
-                    self._take(plan, stamps[plan.original.name], made)
+                    self._take(plan, plans.looks, made)
         finally:
             # Files of pictures that were finished when nobody took them any more.
-            remove_leftovers(todo)
+            remove_leftovers(plans, [*todo, *alone])
+        self._note_formats()
         self.report.stopped = self.report.stopped or stop.is_set()
+
+    @cached_property
+    def _owners(self) -> dict[str, Key]:
+        """Who had made what before this build: of what it makes itself nothing is claimed by two."""
+        return self.manifest.owners()
 
     def remove(self, record: Record) -> bool:
         """Takes away what was made of an original; whether nothing is left of it."""
-        others = self.manifest.owners()
-        own = [output for output in record.outputs if others.get(output.path, record).key == record.key]
+        own = [output for output in record.outputs if self._owners.get(output.path, record.key) == record.key]
         for output in own:
             self._remove(output)
         return not any((self.root / output.path).exists() for output in own)
@@ -201,8 +208,9 @@ class Build:
                 exit_code=FAILED,
             ) from error
 
-    def _take(self, plan: Plan, stamp: tuple[int, int, int], made: Made) -> None:
+    def _take(self, plan: Plan, looks: Looks, made: Made) -> None:
         """Puts what was made of one original in its place."""
+        _, stamp = looks.with_stamp(plan.original.name)
         record = self.manifest.records.get((self.folder, plan.original.name))
         known = {output.path: output for output in record.outputs} if record else {}
         for written in made.files:
@@ -234,12 +242,17 @@ class Build:
                     outputs.append(known[path])  # better what was made before than nothing
                 else:
                     self._remove(known[path])
-            self._owners |= {output.path: (self.folder, plan.original.name) for output in outputs}
+            for path in self._owners.keys() & {output.path for output in outputs}:
+                self._owners[path] = self.folder, plan.original.name
             now = Record(self.folder, plan.original.name, stamp, plan.look, plan.done, tuple(outputs), made.tags)
             self.manifest.put(replace(now, captions=record.captions if record else {}))
+            looks.forget(plan.original.name)
             for temporary, target in moving:
                 temporary.replace(target)
                 self.report.made.append(target)
+            if moving:
+                self._became_other |= plan.look.format == "WEBP" and plan.format != "WEBP"
+                self._moving += plan.look.frames > 1
         except OSError as error:
             for temporary, _ in moving:
                 with suppress(OSError):
@@ -247,6 +260,17 @@ class Build:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             self.report.failed.append((plan.original.path, f"{error.strerror}: {error.filename}"))
+
+    def _note_formats(self) -> None:
+        """Notes what one may want to know of the formats of what was made."""
+        if self._became_other:
+            self.report.notes.append(
+                "WebP became PNG or JPEG; trainers of today read WebP too (--format keep leaves it)."
+            )
+        if self._moving:
+            self.report.notes.append(
+                f"Of {pictures(self._moving)} that move, or have several pages, the first frame was taken."
+            )
 
     def _inherited(self, plan: Plan, path: str) -> dict[str, Output]:
         """What another picture of ours had made at `path`, which has no use for it any more: names change hands."""
@@ -272,16 +296,18 @@ class Build:
 
 
 def _in_parallel(
-    plans: Sequence[Plan], stop: Event, workers: int | None, tell: Callable[[str], None]
+    alone: Iterable[Plan] | None,
+    others: Iterable[Plan],
+    stop: Event,
+    workers: int | None,
+    tell: Callable[[str], None],
 ) -> Generator[tuple[Plan, Made | Failure]]:
     """Each plan with what was made of it, as they come.
 
-    What needs a network is made on a thread of this process, one at a time; the rest in other processes meanwhile.
-    tell: is given, on that thread, what a network could not do as asked.
+    alone: what needs a network, which is made on a thread of this process, one at a time, others in other processes
+    meanwhile; None for nothing. tell: is given, on that thread, what a network could not do as asked.
     """
-    alone = [plan for plan in plans if plan.needs_network]
-    others = [plan for plan in plans if not plan.needs_network]
-    if not alone:
+    if alone is None:
         yield from mapped(make, others, workers=workers, stop=stop)
         return
     # One more than is being worked on: what waits here has its files written, so its memory is small.
@@ -323,13 +349,11 @@ def _in_parallel(
             thread.join()
 
 
-def remove_leftovers(plans: Iterable[Plan]) -> None:
-    """Removes what a killed process left half written of what is to be made."""
-    names: dict[Path, list[str]] = {}
-    for plan in plans:
-        for target in plan.targets:
-            names.setdefault(target.parent, []).append(target.name)
-    for folder, ours in names.items():
+def remove_leftovers(plans: Plans, originals: Sequence[Original]) -> None:
+    """Removes what a killed process left half written of what is to be made of these."""
+    for folder in {original.folder for original in originals}:
         with suppress(OSError):  # it may not be there yet
-            for leftover in leftovers_of(folder, ours):
-                leftover.unlink(missing_ok=True)
+            if any(name.endswith(".tmp") for name in os.listdir(folder)):  # noqa: PTH208 - ten times as fast
+                ours = (plans.of(original) for original in originals if original.folder == folder)
+                for leftover in leftovers_of(folder, (target.name for plan in ours for target in plan.targets)):
+                    leftover.unlink(missing_ok=True)

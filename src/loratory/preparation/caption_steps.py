@@ -4,6 +4,7 @@ Pictures of one stem share a caption: `fox.gif` and `fox.png` have `fox.txt`. On
 left out, while the other goes on with the file.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Collection
 from contextlib import suppress
@@ -11,18 +12,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from loratory.dataset.listing import extension, list_folder, stem
-from loratory.preparation.manifest import Key, Record
-from loratory.preparation.places import EXTENSIONS
-from loratory.tags.files import read_caption_bytes
-from loratory.tags.journal import Change
+from loratory.dataset.listing import extension, stem
+from loratory.preparation.places import EXTENSIONS, recipe_name
+from loratory.preparation.record import Key, Record
+from loratory.tags.files import Changes, read_caption_bytes
 from loratory.tags.merge import Conflict, merge
 from loratory.tags.text import CaptionText, decode, encode
 
 Bytes = bytes | None
 
 
-@dataclass
+@dataclass(slots=True)
 class Steps:
     """What is wanted of one caption file, None standing for no file.
 
@@ -31,9 +31,9 @@ class Steps:
     that without what was done to them. is_made: whether there was no such file before it was made for one of these.
     """
 
-    staying: list[tuple[Bytes, Bytes]] = field(default_factory=list[tuple[Bytes, Bytes]])
-    entering: list[tuple[Bytes, Bytes]] = field(default_factory=list[tuple[Bytes, Bytes]])
-    leaving: list[tuple[Bytes, Bytes, Bytes]] = field(default_factory=list[tuple[Bytes, Bytes, Bytes]])
+    staying: tuple[tuple[Bytes, Bytes], ...] = ()
+    entering: tuple[tuple[Bytes, Bytes], ...] = ()
+    leaving: tuple[tuple[Bytes, Bytes, Bytes], ...] = ()
     is_made: bool = False
 
 
@@ -48,34 +48,43 @@ class CaptionSteps:
     root: Path
     known: Collection[Record]
     moved: set[tuple[Key, str]] = field(default_factory=set[tuple[Key, str]])
-    by_path: defaultdict[Path, Steps] = field(default_factory=lambda: defaultdict(Steps))
+    by_path: defaultdict[str, Steps] = field(default_factory=lambda: defaultdict(Steps))
 
     def enter(self, record: Record, path: str, plain: Bytes, wanted: Bytes) -> None:
         """Adds that a picture takes a caption file, by its path below the root; see `Steps.entering`."""
-        self.by_path[self.root / path].entering.append((plain, wanted))
-        self.moved.add((record.key, path))
+        self.by_path[path].entering += ((plain, wanted),)
+        self._note_moved(record, path)
 
     def leave(self, record: Record, path: str, before: Bytes, told: Bytes, plain: Bytes, *, is_made: bool) -> None:
         """Adds that a picture gives a caption file up; see `Steps.leaving`, `Steps.is_made`."""
-        steps = self.by_path[self.root / path]
-        steps.leaving.append((before, told, plain))
+        steps = self.by_path[path]
+        steps.leaving += ((before, told, plain),)
         steps.is_made |= is_made
-        self.moved.add((record.key, path))
+        self._note_moved(record, path)
+
+    def _note_moved(self, record: Record, path: str) -> None:
+        if path in record.captions:  # else nobody asks
+            self.moved.add((record.key, path))
 
     def stay(self, path: str, before: Bytes, after: Bytes) -> None:
         """Adds that the caption of a picture becomes another; see `Steps.staying`."""
-        self.by_path[self.root / path].staying.append((before, after))
+        self.by_path[path].staying += ((before, after),)
 
-    def changes(self) -> list[Change]:
-        """One change for each file that changes."""
-        changes = (self._change(path, steps) for path, steps in self.by_path.items())
-        return [change for change in changes if change is not None]
+    def changes(self) -> Changes:
+        """One change for each file that changes, in the order of the first step; the steps are gone then."""
+        changes = Changes(self.root)
+        for name in list(self.by_path):
+            steps = self.by_path.pop(name)
+            before, after = self._change(self.root / name, steps)
+            if before != after:
+                changes.append(name, before, after)
+        return changes
 
-    def _change(self, path: Path, steps: Steps) -> Change | None:
+    def _change(self, path: Path, steps: Steps) -> tuple[Bytes, Bytes]:
         if not steps.staying and not ((steps.entering or steps.leaving) and self._is_used(path, steps)):
             before = steps.leaving[0][0] if steps.leaving else None
             after = _all_entering(steps)
-            return Change(path, before, after) if before != after else None
+            return before, after
         if steps.staying:
             before, after = steps.staying[0]
         else:
@@ -91,7 +100,7 @@ class CaptionSteps:
                 after = wanted
             elif wanted != plain:
                 after = merged(plain, after, wanted)
-        return None if before == after else Change(path, before, after)
+        return before, after
 
     def _is_used(self, caption: Path, steps: Steps) -> bool:
         """Whether a picture that has nothing to do with the steps goes by this caption."""
@@ -116,14 +125,18 @@ class CaptionSteps:
     def _strangers(self, folder: Path) -> frozenset[tuple[Path, str]]:
         """Folder and stem of the pictures in a folder that nothing here was made of, nor for."""
         if folder not in self._seen:
-            names: list[str] = []
-            with suppress(OSError):  # it is not there yet
-                names = list_folder(folder).names
-            below = folder.relative_to(self.root)
-            found = (name for name in names if extension(name) in EXTENSIONS)
-            self._seen[folder] = frozenset(
-                _place(folder / name) for name in found if (below / name).as_posix() not in self._owned
-            )
+            below = folder.relative_to(self.root).as_posix()
+            below = "" if below == "." else below
+            strangers: list[os.DirEntry[str]] = []
+            with suppress(OSError), os.scandir(folder) as entries:  # it may not be there yet
+                strangers += (
+                    entry
+                    for entry in entries
+                    if extension(entry.name) in EXTENSIONS and recipe_name(below, entry.name) not in self._owned
+                )
+            # os.path: DirEntry.is_dir raises for a link that leads to itself.
+            files = (entry.name for entry in strangers if not os.path.isdir(entry.path))  # noqa: PTH112
+            self._seen[folder] = frozenset(_place(folder / name) for name in files)
         return self._seen[folder]
 
     @cached_property

@@ -1,8 +1,8 @@
 """The pictures of a folder of originals, or of a dataset, with their recipes: what a screen or a command works on."""
 
 import secrets
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -17,9 +17,10 @@ from loratory.imaging.recipe import Defaults, Recipe
 from loratory.imaging.recipe_toml import Prepare
 from loratory.preparation import adopt
 from loratory.preparation.book import RECIPES, RecipeBook
-from loratory.preparation.build import Progress, Report, State, preparing, state_of
+from loratory.preparation.build import Progress, Report, preparing
 from loratory.preparation.captions import caption_extension
-from loratory.preparation.manifest import Manifest, Record, stamp_of
+from loratory.preparation.entries import Entry, entries_of
+from loratory.preparation.manifest import Manifest
 from loratory.preparation.places import (
     ORIGINALS,
     Original,
@@ -29,7 +30,6 @@ from loratory.preparation.places import (
     recipe_name,
 )
 from loratory.preparation.plan import target_size
-from loratory.preparation.planner import Planner
 from loratory.preparation.shelf import (
     Shelf,
     adopted_shelf,
@@ -39,21 +39,6 @@ from loratory.preparation.shelf import (
     source_shelf,
 )
 from loratory.preparation.work import Arranged, Options, arrange, work
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One picture.
-
-    name: its path as it is shown, by which recipes are given. source: the original; for a picture that lies in a
-    training folder as it is, that one. outputs: what is made of it, whether it is there yet or not; none of a picture
-    that nobody has looked at yet.
-    """
-
-    name: str
-    source: Path
-    outputs: tuple[Path, ...]
-    state: State
 
 
 def _silent(done: int, total: int, name: str) -> None:
@@ -80,9 +65,34 @@ class Desk:
         self._recipes_file = recipes
         self._destination = None if destination is None else destination.resolve()
         self._book: RecipeBook | None = None
-        self.entries: list[Entry] = []
-        self._homes: dict[str, tuple[Shelf | None, str]] = {}
+        self._manifest: Manifest | None = None
+        self._listed: tuple[list[Entry], dict[str, tuple[Shelf | None, str]]] | None = None
         self.rescan()
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The pictures, sorted by name. Listed when they are first asked for: they take 2 kB each."""
+        return self._list()[0]
+
+    @property
+    def _homes(self) -> dict[str, tuple[Shelf | None, str]]:
+        """The shelf of each entry, and what it is called there."""
+        return self._list()[1]
+
+    def names(self) -> Iterator[str]:
+        """The names of the entries, in no order; of originals they are not listed for that."""
+        if self.is_dataset:
+            yield from self._homes
+            return
+        (shelf,) = self._shelves
+        yield from shelf.originals
+        yield from (name for name in self.manifest.of_folder(shelf.key) if name not in shelf.originals)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What was made from what, below the root."""
+        assert self._manifest is not None
+        return self._manifest
 
     @property
     def destination(self) -> Path | None:
@@ -107,18 +117,24 @@ class Desk:
 
     def rescan(self) -> None:
         """Reads everything anew: pictures, recipes, and what became of them."""
+        self._listed = None
         if self.is_dataset:
             self.root = find_root(self.directory)
             self._place = None
             recover_renaming(self.root)
-            self.manifest = Manifest(self.root)
-            follow_renamed(self.root, self.manifest)
-            others = sorted({record.folder for record in self.manifest.records.values()} - {ORIGINALS})
+            self._read_manifest()
+            others = sorted({folder for folder, _ in self.manifest.records} - {ORIGINALS})
             self._shelves = [adopted_shelf(self.root, self.manifest)]
             self._shelves += [recorded_shelf(self.root, key, self.manifest) for key in others]
         else:
             self._open_originals()
-        self._list()
+
+    def _read_manifest(self) -> None:
+        if self._manifest is None or self._manifest.root != self.root:
+            self._manifest = Manifest(self.root)
+        else:
+            self._manifest.read()
+        follow_renamed(self.root, self._manifest)
 
     def _open_originals(self) -> None:
         beside = self.directory / RECIPES
@@ -133,34 +149,35 @@ class Desk:
             self._book = RecipeBook(self.directory, file=file)
         self._book.refresh()
         recover_renaming(self.root)
-        self.manifest = Manifest(self.root)
-        follow_renamed(self.root, self.manifest)
+        self._read_manifest()
         self._shelves = [source_shelf(self.root, self.directory, place, self._book)]
 
-    def _list(self) -> None:
-        """Fills `entries`."""
-        self._homes = {}
+    def _list(self) -> tuple[list[Entry], dict[str, tuple[Shelf | None, str]]]:
+        if self._listed is not None:
+            return self._listed
+        homes: dict[str, tuple[Shelf | None, str]] = {}
         entries: list[Entry] = []
-        owned = {self.root / path for path in self.manifest.owners()}
+        owned = self.manifest.owners() if self.is_dataset else {}
         for number, shelf in enumerate(self._shelves):
-            for entry in _entries_of(self.root, shelf, self.manifest):
+            for entry in entries_of(self.root, shelf, self.manifest):
                 # Names of other folders could be those of pictures here.
                 name = entry.name if number == 0 else f"{shelf.key}/{entry.name}"
                 if self.is_dataset and not self._is_here(entry):
                     continue
-                self._homes[name] = shelf, entry.name
+                homes[name] = shelf, entry.name
                 entries.append(replace(entry, name=name))
         if self.is_dataset:
             for below, path in find_pictures(self.directory):
-                if path not in owned and is_concept(path.parent.name):
+                if is_concept(path.parent.name) and path.relative_to(self.root).as_posix() not in owned:
                     above = self.directory.relative_to(self.root).as_posix()
                     parts = [part for part in (above, below) if part not in (".", "")]
                     name = recipe_name("/".join(parts), path.name)
-                    if name not in self._homes:
-                        self._homes[name] = None, name
+                    if name not in homes:
+                        homes[name] = None, name
                         state = "as it is" if self.book.recipe_of(name) == Recipe() else "stale"
                         entries.append(Entry(name, path, (path,), state))
-        self.entries = sorted(entries, key=lambda entry: entry.name)
+        self._listed = sorted(entries, key=lambda entry: entry.name), homes
+        return self._listed
 
     def _is_here(self, entry: Entry) -> bool:
         """Whether an entry of a dataset lies below the folder that was opened."""
@@ -255,14 +272,19 @@ class Desk:
         progress, looking: called with how many are done, of how many, and the name, while pictures are made and, before
         that, looked at. Raises LoratoryError where nothing can be made, or no more.
         """
-        chosen = self.entries if entries is None else list(entries)
-        failed = self._adopt(chosen)
-        names: dict[int, set[str]] = {}
-        for entry in chosen:
-            shelf, name = self._homes.get(entry.name, (None, ""))
-            if shelf is not None:
-                names.setdefault(self._shelves.index(shelf), set()).add(name)
-        shelves = [(self._shelves[number], some) for number, some in sorted(names.items())]
+        failed: list[tuple[Path, str]] = []
+        shelves: list[tuple[Shelf, set[str] | None]] = []
+        if entries is None and not self.is_dataset:
+            shelves = [(shelf, None) for shelf in self._shelves if any(self.names())]
+        else:
+            chosen = self.entries if entries is None else list(entries)
+            failed = self._adopt(chosen)
+            names: dict[int, set[str]] = {}
+            for entry in chosen:
+                shelf, name = self._homes.get(entry.name, (None, ""))
+                if shelf is not None:
+                    names.setdefault(self._shelves.index(shelf), set()).add(name)
+            shelves = [(self._shelves[number], some) for number, some in sorted(names.items())]
         for shelf, _ in shelves:
             if shelf.problem is not None:
                 raise shelf.problem
@@ -294,8 +316,8 @@ class Desk:
         """What `build` would do, with nothing written."""
         chosen = options or Options()
         first = {
-            name: Original(name, entry.source, entry.source.parent)
-            for entry in self.entries
+            name: Original(name, self.root, entry.source.parent)
+            for entry in (self.entries if self.is_dataset else ())
             for shelf, name in (self._homes[entry.name],)
             if shelf is None and entry.state == "stale"
         }
@@ -320,39 +342,6 @@ def _root_of(place: Path, source: Path) -> Path:
     root = find_root(place)
     # The history of recipes lies in the source's own .loratory, which makes it no dataset.
     return root if root != source else (place.parent if is_concept(place.name) and place.parent != source else place)
-
-
-def _entries_of(root: Path, shelf: Shelf, manifest: Manifest) -> list[Entry]:
-    records = manifest.of_folder(shelf.key)
-    planner = Planner(manifest, shelf, shelf.book.recipes) if shelf.problem is None else None
-    entries: list[Entry] = []
-    for original in shelf.originals.values():
-        record = records.get(original.name)
-        outputs, state = _state(root, shelf, original, record, planner)
-        entries.append(Entry(original.name, original.path, outputs, state))
-    for name, record in records.items():
-        if name not in shelf.originals:
-            outputs = tuple(root / output.path for output in record.outputs)
-            entries.append(Entry(name, shelf.folder / name, outputs, "source gone"))
-    return entries
-
-
-def _state(
-    root: Path, shelf: Shelf, original: Original, record: Record | None, planner: Planner | None
-) -> tuple[tuple[Path, ...], State]:
-    if planner is None:
-        return (), "new"
-    recipe = shelf.book.recipe_of(original.name)
-    if record is None:
-        # Which ending it gets is known when it has been looked at.
-        return (), "made" if recipe.skip else "new"
-    made = tuple(root / output.path for output in record.outputs)
-    if shelf.adopted and recipe == Recipe():
-        return made or (original.folder / original.path.name,), "as it is" if record.done == adopt.AS_IT_IS else "stale"
-    if record.stamp != stamp_of(original.path):
-        return made, "stale"
-    plan, _ = planner.plan(original, recipe, record.look)
-    return plan.targets or made, state_of(root, record, plan)
 
 
 def _within(picture: Image.Image, box_px: int) -> Image.Image:

@@ -5,12 +5,18 @@ from pathlib import Path
 
 from loratory.imaging.opening import UnreadablePicture
 from loratory.imaging.reading import Header, peek, read_picture
-from loratory.preparation.manifest import Look, Stamp, digest_of, stamp_of
+from loratory.preparation.places import Original
+from loratory.preparation.record import Look, Stamp, digest_of, stamp_of
 
 # What nothing is seen through; all others are decoded to know. PNG and TIFF may have a transparent colour in any mode.
 _OPAQUE_FORMATS = ("JPEG",)
 _OPAQUE_AS_RGB = ("WEBP", "AVIF", "BMP")
 _PLAIN_MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1")
+
+
+def look_at_original(original: Original) -> tuple[Look, Stamp] | str:
+    """`look_at` for an original."""
+    return look_at(original.path)
 
 
 def look_at(path: Path) -> tuple[Look, Stamp] | str:

@@ -17,8 +17,8 @@ from loratory.errors import LoratoryError
 from loratory.imaging.apply import Enlarge, apply, lanczos, tags_of
 from loratory.imaging.reading import read_picture
 from loratory.imaging.workers import Failure
-from loratory.preparation.manifest import Stamp, digest_of_bytes, stamp_of
 from loratory.preparation.plan import Plan, target_size
+from loratory.preparation.record import Stamp, digest_of_bytes, stamp_of
 from loratory.upscaling import Stopped
 
 if TYPE_CHECKING:

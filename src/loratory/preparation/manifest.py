@@ -6,88 +6,179 @@ appended before the files that it tells of take their places, with the digests o
 process may die at any instant, and the next one knows which files are ours.
 """
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+import errno
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from loratory.atomic import write_bytes
-from loratory.preparation.lines import append_line, encode_line, read_lines
+from loratory.atomic import replacing
+from loratory.preparation.lines import append_line, decode_line, encode, encode_line
+from loratory.preparation.record import Key, Record, Stamp, elsewhere, read_record, stamp_of, told
 
 MANIFEST = "prepared.jsonl"
 
-# (mtime in ns, size in bytes, inode) of a file, which change when it does.
-Stamp = tuple[int, int, int]
-# The folder of the originals as `Record.folder` tells it, and the picture's name in its recipes.
-Key = tuple[str, str]
-
 _CHUNK_BYTES = 1 << 20
+# Most lines are shorter; of longer ones the rest is read with a second call.
+_LINE_BYTES = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What one look at an original tells that decides what is done to it.
+class Records(Mapping[Key, Record]):
+    """The records of the manifest at `path`, each read from its line when it is asked for.
 
-    digest: blake2b of its bytes, hex. format: of the bytes, as Pillow names it. size: (width, height) in px, upright.
-    transparent: anywhere. plain: upright, opaque, sRGB, 8 bits, unmoving: it can be taken over byte for byte.
+    As objects they take 2 kB each, the places of their lines 0.15 kB; to read one takes 20 us. folders: of the files
+    that lines tell of, below the root. Raises OSError as the disk does, and for a file that was cut short meanwhile.
     """
 
-    digest: str
-    format: str
-    size: tuple[int, int]
-    transparent: bool = False
-    plain: bool = False
-    frames: int = 1
-    whole: bool = False
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folders: set[str] = set()
+        self.lines = 0
+        self._stamp: Stamp | None = None
+        self._offsets: dict[str, dict[str, int]] = {}
+        self._expects: int | None = None
+        self._moves: Mapping[str, str] = {}
+        self._moved_below = 0
+        self._descriptor: int | None = None
+        self._close: weakref.finalize[..., Records] | None = None
 
+    def read(self) -> None:
+        """Reads the file anew where somebody has written it since, and forgets `move_folders`."""
+        self._moves, self._moved_below = {}, 0
+        is_same = self._descriptor is not None and stamp_of(self.path) == self._stamp
+        if is_same:
+            return
+        self.folders, self.lines, self._expects, self._offsets = set(), 0, None, {}
+        if not self._open():
+            return
+        assert self._descriptor is not None
+        status = os.fstat(self._descriptor)
+        self._stamp = status.st_mtime_ns, status.st_size, status.st_ino
+        offset = 0
+        with open(self._descriptor, "rb", closefd=False) as file:
+            for data in file:
+                line = decode_line(data)
+                if line is not None:
+                    self._take(line, offset)
+                offset += len(data)
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """A file that was made. path: below the root, "/" between its parts. earlier: digests of what stood there before,
-    which stands there still if a process died."""
+    def _open(self) -> bool:
+        """Opens the file that is there now; whether there is one."""
+        if self._close is not None:
+            self._close()
+        self._descriptor = self._close = None
+        try:
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        self._close = weakref.finalize(self, os.close, self._descriptor)
+        return True
 
-    path: str
-    digest: str
-    stamp: Stamp
-    earlier: tuple[str, ...] = ()
+    def _take(self, line: dict[str, Any], offset: int) -> None:
+        self.lines += 1
+        if "expects" in line:
+            self._expects = None if line["expects"] is None else offset
+            return
+        try:
+            folder, name = str(line["folder"]), str(line["name"])
+            if line.get("gone"):
+                self._offsets.get(folder, {}).pop(name, None)
+            else:
+                self._index(read_record(line), offset)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return  # of a newer version, or damaged: the file it tells of counts as somebody else's
 
+    def _index(self, record: Record, offset: int) -> None:
+        for path in chain((output.path for output in record.outputs), record.captions):
+            self.folders.add(path.rpartition("/")[0])
+        self._offsets.setdefault(record.folder, {})[record.name] = offset
 
-@dataclass(frozen=True, slots=True)
-class Carried:
-    """What a caption was last given.
+    def append(self, line: Mapping[str, Any] | bytes, record: Record | None = None) -> int:
+        """Appends a line, the record that it tells of if it is one; where it begins."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        offset = append_line(self.path, line)
+        self.lines += 1
+        if self._descriptor is None:
+            self._open()
+        if record is not None:
+            self._index(record, offset)
+        return offset
 
-    text: the file as if nobody had edited it since, None for no file. kept: what it held when its picture was taken
-    away, None while there is one. is_from_source: whether there was a caption beside the original. written: what the
-    file was really given, where that is another text since edits of another file were taken over; None where it is not.
-    """
-
-    text: str | None
-    kept: str | None = None
-    is_from_source: bool = False
-    written: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What became of one original.
-
-    folder: of the originals, below the root or absolute. stamp: of the original. done: the operations that make a
-    difference, as `plan.Plan.done` tells them. tags: that tell what was done. captions: by their path below the root.
-    """
-
-    folder: str
-    name: str
-    stamp: Stamp
-    look: Look
-    done: Mapping[str, Any]
-    outputs: tuple[Output, ...] = ()
-    tags: tuple[str, ...] = ()
-    captions: Mapping[str, Carried] = field(default_factory=dict[str, Carried])
+    def expect(self, line: bytes | None) -> None:
+        """Appends the line of what `expected` gives, None for nothing."""
+        offset = self.append({"expects": None} if line is None else line)
+        self._expects = None if line is None else offset
 
     @property
-    def key(self) -> Key:
-        return self.folder, self.name
+    def is_expecting(self) -> bool:
+        return self._expects is not None
+
+    @property
+    def expected(self) -> dict[str, Any] | None:
+        return None if self._expects is None else self._line(self._expects)["expects"]
+
+    def drop(self, key: Key) -> None:
+        """Appends that a record is gone."""
+        self.append({"folder": key[0], "name": key[1], "gone": True})
+        del self._offsets[key[0]][key[1]]
+
+    def move_folders(self, names: Mapping[str, str]) -> None:
+        """Has the paths of all records that there are now be told with other folders: old -> new."""
+        assert self._descriptor is not None
+        self._moves, self._moved_below = dict(names), os.fstat(self._descriptor).st_size
+
+    def of_folder(self, folder: str) -> "OfFolder":
+        """The records of one folder of originals, by the picture's name."""
+        return OfFolder(self, folder, self._offsets.get(folder, {}))
+
+    def _line(self, offset: int) -> dict[str, Any]:
+        assert self._descriptor is not None
+        data = os.pread(self._descriptor, _LINE_BYTES, offset)
+        while b"\n" not in data and (more := os.pread(self._descriptor, _CHUNK_BYTES, offset + len(data))):
+            data += more
+        line = decode_line(data.partition(b"\n")[0])
+        if line is None:
+            raise OSError(errno.ESTALE, "it was changed by another program", str(self.path))
+        return line
+
+    def __getitem__(self, key: Key) -> Record:
+        offset = self._offsets[key[0]][key[1]]
+        record = read_record(self._line(offset))
+        return elsewhere(record, self._moves) if offset < self._moved_below else record
+
+    def __contains__(self, key: object) -> bool:
+        match key:
+            case (str(folder), str(name)):
+                return name in self._offsets.get(folder, ())
+            case _:
+                return False
+
+    def __iter__(self) -> Iterator[Key]:
+        return ((folder, name) for folder, names in self._offsets.items() for name in names)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._offsets.values()))
+
+
+class OfFolder(Mapping[str, Record]):
+    """The records of one folder of originals, by the picture's name, each read when it is asked for."""
+
+    def __init__(self, records: Records, folder: str, names: Mapping[str, int]) -> None:
+        self._records, self._folder, self._names = records, folder, names
+
+    def __getitem__(self, name: str) -> Record:
+        return self._records[self._folder, name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class Manifest:
@@ -96,155 +187,66 @@ class Manifest:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.path = root / ".loratory" / MANIFEST
-        self.records: dict[Key, Record] = {}
-        self.expected: dict[str, Any] | None = None
-        self._lines = 0
+        self.records = Records(self.path)
         self.read()
+
+    @property
+    def expected(self) -> dict[str, Any] | None:
+        """What was last said with `expect`."""
+        return self.records.expected
+
+    @property
+    def is_expecting(self) -> bool:
+        """Whether that was something."""
+        return self.records.is_expecting
 
     def read(self) -> None:
         """Reads the file anew."""
-        self.records.clear()
-        self.expected = None
-        self._lines = 0
-        for line in read_lines(self.path):
-            self._lines += 1
-            if "expects" in line:
-                self.expected = line["expects"]
-                continue
-            try:
-                key = str(line["folder"]), str(line["name"])
-                if line.get("gone"):
-                    self.records.pop(key, None)
-                else:
-                    self.records[key] = _record(line)
-            except (KeyError, TypeError, ValueError, AttributeError):
-                continue  # of a newer version, or damaged: the file it tells of counts as somebody else's
+        self.records.read()
 
     def put(self, record: Record) -> None:
         """Appends what became of an original."""
-        self._append(_line(record))
-        self.records[record.key] = record
+        self.records.append(told(record), record)
 
-    def expect(self, captions: dict[str, Any] | None) -> None:
+    def expect(
+        self, label: str, later_than: int, carried: Iterable[bytes], after: Iterable[tuple[str, str | None]]
+    ) -> None:
         """Appends what is about to become of captions, so that who comes after a process that died can look whether
-        it did; None when the records tell it."""
-        self._append({"expects": captions})
-        self.expected = captions
+        it did.
+
+        label, later_than: of the batch of the journal, and the last one before it. carried: as `CaptionPlan` has it.
+        after: what files will hold. Put together from parts, since these are many.
+        """
+        texts = (encode(path) + b":" + encode(text) for path, text in after)
+        head = encode({"label": label, "later_than": later_than})[:-1]
+        line = (b'{"expects":', head, b',"carried":[', b",".join(carried), b'],"after":{', b",".join(texts), b"}}}\n")
+        self.records.expect(b"".join(line))
+
+    def expect_nothing(self) -> None:
+        """Appends that the records tell it."""
+        self.records.expect(None)
 
     def drop(self, key: Key) -> None:
         """Forgets an original and what was made of it."""
         if key in self.records:
-            self._append({"folder": key[0], "name": key[1], "gone": True})
-            del self.records[key]
+            self.records.drop(key)
 
     def compact(self) -> None:
         """Writes the file anew where some of its lines are outdated."""
-        if self._lines > len(self.records) and self.expected is None:
-            write_bytes(self.path, b"".join(encode_line(_line(record)) for _, record in sorted(self.records.items())))
-            self._lines = len(self.records)
+        if self.records.lines > len(self.records) and not self.records.is_expecting:
+            with replacing(self.path) as temporary, temporary.open("wb") as file:
+                for key in sorted(self.records):
+                    file.write(encode_line(told(self.records[key])))
+            self.records.read()
 
-    def of_folder(self, folder: str) -> dict[str, Record]:
+    def of_folder(self, folder: str) -> Mapping[str, Record]:
         """The records of one folder of originals, by the picture's name."""
-        return {record.name: record for record in self.records.values() if record.folder == folder}
+        return self.records.of_folder(folder)
 
-    def owners(self) -> dict[str, Record]:
-        """The record of each output, by its path below the root."""
-        return {output.path: record for record in self.records.values() for output in record.outputs}
+    def owners(self) -> dict[str, Key]:
+        """The key of the record of each output, by the output's path below the root."""
+        return {output.path: key for key, record in self.records.items() for output in record.outputs}
 
     def move_folders(self, names: Mapping[str, str]) -> None:
         """Follows concept folders that somebody has renamed: old -> new path below the root."""
-        for key, record in list(self.records.items()):
-            outputs = tuple(replace(one, path=_moved(one.path, names)) for one in record.outputs)
-            captions = {_moved(path, names): carried for path, carried in record.captions.items()}
-            if outputs != record.outputs or captions != record.captions:
-                self.records[key] = replace(record, outputs=outputs, captions=captions)
-
-    def _append(self, line: Mapping[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        append_line(self.path, line)
-        self._lines += 1
-
-
-def stamp_of(path: Path) -> Stamp | None:
-    """The stamp of a file, following links; None where there is none."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def digest_of(path: Path) -> str:
-    """blake2b of a file's bytes, hex; memory does not grow with the file. Raises OSError."""
-    state = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            state.update(chunk)
-    return state.hexdigest()
-
-
-def digest_of_bytes(data: bytes) -> str:
-    """`digest_of` for bytes in memory."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def text_of(data: bytes | None) -> str | None:
-    """The bytes of a caption as text that JSON can hold, whatever they are."""
-    return None if data is None else data.decode("utf-8", "surrogateescape")
-
-
-def bytes_of(text: str | None) -> bytes | None:
-    """`text_of` back again."""
-    return None if text is None else text.encode("utf-8", "surrogateescape")
-
-
-def spelled(captions: Mapping[str, Carried]) -> dict[str, Any]:
-    """The captions of a record as JSON tells them."""
-    return {path: [one.text, one.kept, one.is_from_source, one.written] for path, one in captions.items()}
-
-
-def read_captions(told: Mapping[str, Any]) -> dict[str, Carried]:
-    """`spelled` back again."""
-    return {str(path): Carried(*carried) for path, carried in told.items()}
-
-
-def _moved(path: str, names: Mapping[str, str]) -> str:
-    folder, slash, name = path.rpartition("/")
-    return f"{names.get(folder, folder)}{slash}{name}"
-
-
-def _line(record: Record) -> dict[str, Any]:
-    line = asdict(record)
-    line["captions"] = spelled(record.captions)
-    line["outputs"] = [[one.path, one.digest, one.stamp, one.earlier] for one in record.outputs]
-    return {"v": 1, **line}
-
-
-def _record(line: Mapping[str, Any]) -> Record:
-    look = line["look"]
-    return Record(
-        str(line["folder"]),
-        str(line["name"]),
-        _stamp(line["stamp"]),
-        Look(
-            str(look["digest"]),
-            str(look["format"]),
-            (int(look["size"][0]), int(look["size"][1])),
-            bool(look["transparent"]),
-            bool(look["plain"]),
-            int(look["frames"]),
-            bool(look["whole"]),
-        ),
-        dict(line["done"]),
-        tuple(
-            Output(str(path), str(digest), _stamp(stamp), tuple(map(str, earlier)))
-            for path, digest, stamp, earlier in line["outputs"]
-        ),
-        tuple(map(str, line["tags"])),
-        read_captions(line["captions"]),
-    )
-
-
-def _stamp(value: Any) -> Stamp:
-    mtime_ns, size_bytes, inode = value
-    return int(mtime_ns), int(size_bytes), int(inode)
+        self.records.move_folders(names)

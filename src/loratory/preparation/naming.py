@@ -1,6 +1,6 @@
 """What the outputs are called: as their originals where that is possible, and never two the same."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from unicodedata import normalize
 
@@ -17,12 +17,13 @@ def parts_of(base: str, recipe: Recipe) -> tuple[str, ...]:
 
 
 def name_outputs(
-    originals: Sequence[Original],
+    originals: Iterable[Original],
     recipes: Mapping[str, Recipe],
-    recorded: Mapping[str, str],
+    recorded: Callable[[str], str | None],
     taken: Iterable[Path] = (),
 ) -> dict[str, str]:
-    """The stem of each picture's output by the picture's name, in folders that may not tell a from A.
+    """The stems of outputs by the picture's name, in folders that may not tell a from A; only those that are not the
+    picture's `natural_name`, which few are.
 
     Recipes that give a name come first, then those that had one before (`recorded`), then the others in their order;
     where a name is gone, a number is added. taken: outputs of other folders of originals.
@@ -40,25 +41,31 @@ def name_outputs(
             number += 1
             base = f"{wanted}-{number}"
         claimed.update(claims)
-        bases[original.name] = base
+        if base != natural_name(original):
+            bases[original.name] = base
 
-    waiting = [one for one in originals if not (recipes.get(one.name) or Recipe()).skip]
-    for original in waiting:
-        recipe = recipes.get(original.name)
-        if recipe is not None and recipe.name:
+    waiting: list[Original] = []
+    for original in originals:
+        recipe = recipes.get(original.name) or Recipe()
+        if recipe.name and not recipe.skip:
             name_it(original, safe_name(recipe.name))
+        elif not recipe.skip:
+            waiting.append(original)
+    new: list[Original] = []
     for original in waiting:
-        if original.name not in bases and original.name in recorded:
-            name_it(original, recorded[original.name])
-    for original in waiting:
-        if original.name not in bases:
-            name_it(original, natural_name(original))
+        name = recorded(original.name)
+        if name is None:
+            new.append(original)
+        else:
+            name_it(original, name)
+    for original in new:
+        name_it(original, natural_name(original))
     return bases
 
 
 def natural_name(original: Original) -> str:
     """The stem of an original as a name that can be used."""
-    return safe_name(stem(original.path.name))
+    return safe_name(stem(original.name.rpartition("/")[2]))
 
 
 def claim(folder: Path, part: str) -> tuple[Path, str]:

@@ -18,12 +18,18 @@ EXTENSIONS = IMAGE_EXTENSIONS | {".gif", ".tif", ".tiff", ".heic", ".heif", ".jx
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A picture to be prepared. name: in the recipes, its path below the folder of the originals. folder: which gets
-    what is made of it."""
+    """A picture to be prepared. name: in the recipes, its path below `source`, the folder of the originals. folder:
+    which gets what is made of it."""
 
     name: str
-    path: Path
+    source: Path
     folder: Path
+
+    @property
+    def path(self) -> Path:
+        """The file. Made anew each time: kept, the paths of many pictures take more memory than all else of them."""
+        # As one text, so that pathlib keeps parts of it and not `name` itself, in a table that grows with all of these.
+        return Path(f"{self.source}/{self.name}")
 
 
 def has_concepts(directory: Path) -> bool:
@@ -36,10 +42,15 @@ def has_concepts(directory: Path) -> bool:
         return False
 
 
-def find_pictures(
+def find_pictures(source: Path) -> Iterator[tuple[str, Path]]:
+    """`find_names`, with the files."""
+    return ((below, source / below / name) for below, name in find_names(source))
+
+
+def find_names(
     source: Path, without: Path | None = None, *, unreadable: list[tuple[Path, str]] | None = None
-) -> Iterator[tuple[str, Path]]:
-    """(folders between with "/", file) of each picture below `source`, five deep, sorted by folder and name.
+) -> Iterator[tuple[str, str]]:
+    """(folders between with "/", file name) of each picture below `source`, five deep, sorted by folder and name.
 
     Hidden folders, `without`, and folders that links lead back to are left out. Raises LoratoryError when `source`
     cannot be listed; folders below it that cannot go to `unreadable`, with the reason.
@@ -48,7 +59,7 @@ def find_pictures(
         below = directory.relative_to(source).as_posix()
         for name in listing.names:
             if extension(name) in EXTENSIONS and not name.startswith("."):
-                yield "" if below == "." else below, directory / name
+                yield "" if below == "." else below, name
 
 
 def recipe_name(below: str, file_name: str) -> str:

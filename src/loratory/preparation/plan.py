@@ -1,7 +1,7 @@
 """What is to be done to each picture, and whether it is done already: pure, from what is known of the files."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,9 +12,9 @@ from loratory.errors import LoratoryError
 from loratory.imaging.apply import Settled, Size, settle
 from loratory.imaging.recipe import Box, Defaults, Format, Recipe
 from loratory.preparation.captions import SHEET_TAGS, TRANSPARENT_TAGS
-from loratory.preparation.manifest import Look
 from loratory.preparation.naming import parts_of
 from loratory.preparation.places import Original
+from loratory.preparation.record import Look
 
 # No network enlarges beyond this.
 _LARGEST_PX = 3000
@@ -111,7 +111,10 @@ def target_size(size: Size, settled: Settled) -> Size:
 
 
 def take_turns(
-    originals: Iterable[Original], recipes: Mapping[str, Recipe], looks: Mapping[str, Look], defaults: Defaults
+    originals: Iterable[Original],
+    recipes: Mapping[str, Recipe],
+    looks: Callable[[str], Look | None],
+    defaults: Defaults,
 ) -> dict[str, Recipe]:
     """New recipes for the transparent pictures that have no background yet: each gets the colour least used so far.
 
@@ -125,25 +128,29 @@ def take_turns(
         if recipe.background in defaults.backgrounds and not recipe.skip
     )
     chosen: dict[str, Recipe] = {}
+    alike: dict[Recipe, Recipe] = {}
     for original in originals:
         recipe = recipes.get(original.name) or Recipe()
-        look = looks.get(original.name)
-        if look is None or not look.transparent or recipe.background or recipe.skip:
+        if recipe.background or recipe.skip:
+            continue
+        look = looks(original.name)
+        if look is None or not look.transparent:
             continue
         colour = min(defaults.backgrounds, key=lambda colour: used[colour])
         used[colour] += 1
-        chosen[original.name] = replace(recipe, background=colour)
+        new = replace(recipe, background=colour)
+        chosen[original.name] = alike.setdefault(new, new)
     return chosen
 
 
 def duplicates(
-    originals: Iterable[Original], recipes: Mapping[str, Recipe], looks: Mapping[str, Look]
+    originals: Iterable[Original], recipes: Mapping[str, Recipe], looks: Callable[[str], Look | None]
 ) -> dict[str, str]:
     """Originals of the same bytes as an earlier one for the same folder: name -> name of the first."""
     first: dict[tuple[Path, str], str] = {}
     found: dict[str, str] = {}
     for original in originals:
-        look, recipe = looks.get(original.name), recipes.get(original.name)
+        look, recipe = looks(original.name), recipes.get(original.name)
         if look is None or (recipe is not None and recipe.skip):
             continue
         earlier = first.setdefault((original.folder, look.digest), original.name)

@@ -14,7 +14,7 @@ from loratory.preparation.places import (
     Original,
     concept_folder,
     existing_folder,
-    find_pictures,
+    find_names,
     recipe_name,
 )
 
@@ -54,18 +54,21 @@ def source_shelf(root: Path, source: Path, destination: Path | None, book: Recip
             hint=f"`loratory prepare {source} TRAINING_FOLDER --token NAME` says it once.",
         )
     tokens = concept_tokens(book)
-    for below, path in find_pictures(source, without=destination, unreadable=shelf.unreadable):
-        name = recipe_name(below, path.name)
-        place = (
-            source if destination is None else concept_folder(destination, below, book.prepare.repeats, tokens or "?")
-        )
+    places: dict[str, Path] = {}
+    for below, file_name in find_names(source, without=destination, unreadable=shelf.unreadable):
+        name = recipe_name(below, file_name)
+        if below not in places:
+            places[below] = (
+                concept_folder(destination, below, book.prepare.repeats, tokens or "?") if destination else source
+            )
+        place = places[below]
         if destination is not None and not tokens and place.name.endswith("_?"):
             shelf.problem = shelf.problem or LoratoryError(
                 f"What the pictures that lie directly in {source} show has no name yet.",
                 hint="Give the tag to prompt with: --token NAME, and what it is: --class NAME. Or name the folder they "
                 f"go to: {destination / '10_NAME'}.",
             )
-        shelf.originals[name] = Original(name, path, place)
+        shelf.originals[name] = Original(name, source, place)
     return shelf
 
 
@@ -74,11 +77,14 @@ def adopted_shelf(root: Path, manifest: Manifest) -> Shelf:
     folder = root / ORIGINALS
     shelf = Shelf(folder, ORIGINALS, RecipeBook(folder, defaults=AS_THEY_ARE), adopted=True)
     if folder.is_dir():
-        for below, path in find_pictures(folder):
-            parent = root / below
-            name = recipe_name(below, path.name)
+        places: dict[str, Path] = {}
+        for below, file_name in find_names(folder):
+            name = recipe_name(below, file_name)
             if (ORIGINALS, name) in manifest.records:
-                shelf.originals[name] = Original(name, path, existing_folder(parent.parent, parent.name))
+                if below not in places:
+                    parent = root / below
+                    places[below] = existing_folder(parent.parent, parent.name)
+                shelf.originals[name] = Original(name, folder, places[below])
     return shelf
 
 
@@ -89,14 +95,18 @@ def recorded_shelf(root: Path, key: str, manifest: Manifest) -> Shelf:
     """
     folder = Path(os.path.normpath(root / key))
     shelf = Shelf(folder, key, RecipeBook(folder, file=recipes_file(folder, root)))
-    for name, record in sorted(manifest.of_folder(key).items()):
-        made = [root / output.path for output in record.outputs] or [root / path for path in record.captions]
+    records = manifest.of_folder(key)
+    places: dict[str, Path] = {}
+    for name in sorted(records):
+        record = records[name]
+        made = [output.path for output in record.outputs] or list(record.captions)
         path = folder / name
         why = _refusal(path)
         if why and (path.parent, why) not in shelf.unreadable:
             shelf.unreadable.append((path.parent, why))
         if made and os.path.exists(path):  # noqa: PTH110 - which does not mind a folder that cannot be read
-            shelf.originals[name] = Original(name, path, made[0].parent)
+            below = made[0].rpartition("/")[0]
+            shelf.originals[name] = Original(name, folder, places.setdefault(below, root / below))
     return shelf
 
 
@@ -122,19 +132,19 @@ def _refusal(path: Path) -> str:
 
 def concept_tokens(book: RecipeBook) -> str:
     """What the name of a concept folder says after its repeats: "token" or "token class"."""
+    return " ".join(tokens_said(book))
+
+
+def tokens_said(book: RecipeBook) -> tuple[str, ...]:
+    """The instance token and the class token that the pictures are said to be of; () where nobody said."""
     prepare = book.prepare
-    return f"{prepare.token} {prepare.class_token}".strip() if prepare.token else ""
+    return tuple(filter(None, (prepare.token, prepare.class_token))) if prepare.token else ()
 
 
 def follow_renamed(root: Path, manifest: Manifest) -> None:
     """Has the manifest know concept folders that were renamed to other repeats, as balancing does."""
-    paths = {
-        path.rpartition("/")[0]
-        for record in manifest.records.values()
-        for path in (*(output.path for output in record.outputs), *record.captions)
-    }
     moved: dict[str, str] = {}
-    for path in paths:
+    for path in manifest.records.folders:
         folder = root / path
         if path and not folder.is_dir():
             now = existing_folder(folder.parent, folder.name)

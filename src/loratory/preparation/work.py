@@ -1,8 +1,9 @@
 """A build from beginning to end: look, choose what is open, make, and let the captions follow."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -14,13 +15,14 @@ from loratory.imaging.workers import Failure, mapped
 from loratory.preparation import adopt, captions
 from loratory.preparation.build import Build, Progress, Report, preparing, remove_leftovers
 from loratory.preparation.captions import Wanted, caption_extension, caption_of, commit, plan_captions
-from loratory.preparation.look import look_at
-from loratory.preparation.manifest import Look, Manifest, Record, Stamp, stamp_of
+from loratory.preparation.look import look_at_original
+from loratory.preparation.manifest import Manifest
 from loratory.preparation.naming import natural_name
 from loratory.preparation.places import STATE, Original
-from loratory.preparation.plan import Plan, duplicates, no_longer_true, take_turns
-from loratory.preparation.planner import Planner
-from loratory.preparation.shelf import Shelf, follow_renamed
+from loratory.preparation.plan import duplicates, no_longer_true, take_turns
+from loratory.preparation.planner import Looks, Planner, Plans
+from loratory.preparation.record import Key, Look, Record, Stamp, stamp_of
+from loratory.preparation.shelf import Shelf, follow_renamed, tokens_said
 
 _UNSEEN = Look("", "", (1, 1))
 
@@ -46,8 +48,7 @@ class Arranged:
     """
 
     shelf: Shelf
-    plans: list[Plan] = field(default_factory=list[Plan])
-    stamps: dict[str, Stamp] = field(default_factory=dict[str, Stamp])
+    plans: Plans
     chosen: dict[str, Recipe] = field(default_factory=dict[str, Recipe])
     doubles: dict[str, str] = field(default_factory=dict[str, str])
     unreadable: list[tuple[Path, str]] = field(default_factory=list[tuple[Path, str]])
@@ -60,25 +61,26 @@ def arrange(
     shelf: Shelf, manifest: Manifest, names: set[str] | None, options: Options, looking: Progress, stop: Event
 ) -> Arranged:
     """Looks at the originals of `names` (None: all) and settles what is open. Nothing is written."""
-    arranged = Arranged(shelf, unreadable=[*shelf.unreadable])
     if shelf.problem is not None:
         raise shelf.problem
+    unreadable, notes = [*shelf.unreadable], list[str]()
+    released: list[tuple[Record, Original]] = []
     records = manifest.of_folder(shelf.key)
     chosen_ones = [one for one in shelf.originals.values() if names is None or one.name in names]
     if shelf.adopted:
         plain = {one.name for one in chosen_ones if one.name in records and shelf.book.recipe_of(one.name) == Recipe()}
-        arranged.released = [(records[name], shelf.originals[name]) for name in sorted(plain)]
+        released = [(records[name], shelf.originals[name]) for name in sorted(plain)]
         # Given back by a process that died before their captions were done.
-        arranged.released += [
-            (record, Original(name, shelf.folder / name, (manifest.root / name).parent))
+        released += [
+            (record, Original(name, shelf.folder, (manifest.root / name).parent))
             for name, record in sorted(records.items())
             if name not in shelf.originals and record.done == adopt.AS_IT_IS and (names is None or name in names)
         ]
         chosen_ones = [one for one in chosen_ones if one.name not in plain]
-    finished = {record.name for record, _ in arranged.released}
-    arranged.gone = [
-        record
-        for name, record in records.items()
+    finished = {record.name for record, _ in released}
+    gone = [
+        records[name]
+        for name in records
         if name not in shelf.originals
         and name not in finished
         and (names is None or name in names)
@@ -86,51 +88,51 @@ def arrange(
         and not any((shelf.folder / name).is_relative_to(folder) for folder, _ in shelf.unreadable)
     ]
     recipes = dict(shelf.book.recipes)
-    looks: dict[str, Look] = {}
-    to_see: dict[Path, str] = {}
+    seen: dict[str, tuple[Look, Stamp]] = {}
+    to_see: list[Original] = []
     for original in chosen_ones:
         record, stamp = records.get(original.name), stamp_of(original.path)
         if record is not None and record.stamp == stamp and record.look.format:
-            looks[original.name], arranged.stamps[original.name] = record.look, record.stamp
-        elif shelf.book.recipe_of(original.name).skip:
-            looks[original.name] = record.look if record is not None else _UNSEEN
-            arranged.stamps[original.name] = stamp or (0, 0, 0)
+            continue
+        if shelf.book.recipe_of(original.name).skip:
+            seen[original.name] = record.look if record is not None else _UNSEEN, stamp or (0, 0, 0)
         else:
-            to_see[original.path] = original.name
-    for number, (path, seen) in enumerate(mapped(look_at, to_see, workers=options.workers, stop=stop), 1):
-        name = to_see[path]
-        looking(number, len(to_see), name)
-        if isinstance(seen, Failure):
-            arranged.unreadable.append((path, seen.reason))
-        elif isinstance(seen, str):
-            arranged.unreadable.append((path, seen))
+            to_see.append(original)
+    unseen = {original.name for original in to_see}
+    for number, (original, look) in enumerate(mapped(look_at_original, to_see, workers=options.workers, stop=stop), 1):
+        looking(number, len(to_see), original.name)
+        if isinstance(look, Failure):
+            unreadable.append((original.path, look.reason))
+        elif isinstance(look, str):
+            unreadable.append((original.path, look))
         else:
-            looks[name], arranged.stamps[name] = seen
-    ready = [one for one in chosen_ones if one.name in looks]
+            seen[original.name] = look
+            unseen.discard(original.name)
+    ready = [one for one in chosen_ones if one.name not in unseen]
+    looks = Looks(records, seen)
+    doubles: dict[str, str] = {}
     if options.dedupe:
-        arranged.doubles = duplicates(ready, recipes, looks)
-        recipes |= {name: replace(shelf.book.recipe_of(name), skip=True) for name in arranged.doubles}
-    arranged.chosen = take_turns(ready, recipes, looks, shelf.book.defaults)
-    recipes |= arranged.chosen
+        doubles = duplicates(ready, recipes, looks.look)
+        recipes |= {name: replace(shelf.book.recipe_of(name), skip=True) for name in doubles}
+    chosen = take_turns(ready, recipes, looks.look, shelf.book.defaults)
+    recipes |= chosen
     planner = Planner(manifest, shelf, recipes)
+    plans = Plans(planner, recipes, looks)
     for original in ready:
         recipe = recipes.get(original.name) or Recipe()
         try:
-            plan, name = planner.plan(original, recipe, looks[original.name])
+            _, name = planner.plan(original, recipe, looks.look(original.name))
         except LoratoryError as error:
-            arranged.unreadable.append((original.path, error.message))
+            unreadable.append((original.path, error.message))
             continue
         if name:
             # Written down, so that pictures that come later take no name away.
-            arranged.chosen[original.name] = replace(recipe, name=name)
-            plan = replace(plan, recipe=arranged.chosen[original.name])
-            if original.name not in planner.named:
+            recipes[original.name] = chosen[original.name] = replace(recipe, name=name)
+            if planner.recorded_name(original.name) is None:
                 taken = recipe.name or natural_name(original)
-                arranged.notes.append(
-                    f"{shown(original.name)} becomes {shown(name)}: another picture is called {shown(taken)}."
-                )
-        arranged.plans.append(plan)
-    return arranged
+                notes.append(f"{shown(original.name)} becomes {shown(name)}: another picture is called {shown(taken)}.")
+        plans.originals.append(original)
+    return Arranged(shelf, plans, chosen, doubles, unreadable, released, gone, notes)
 
 
 def work(
@@ -164,9 +166,8 @@ def work(
                 _write_choices(arranged, report)
                 build = Build(root, manifest, shelf.key, options.force, report)
                 done.append((arranged, build))
-                remove_leftovers(arranged.plans)
-                build.run(arranged.plans, arranged.stamps, progress, stop, options.workers)
-                _note_formats(arranged, report)
+                remove_leftovers(arranged.plans, arranged.plans.originals)
+                build.run(arranged.plans, progress, stop, options.workers)
                 _give_back(root, manifest, arranged, build)
                 if options.prune:
                     for record in arranged.gone:
@@ -187,15 +188,13 @@ def work(
 
 def _take_over(root: Path, manifest: Manifest, shelf: Shelf) -> None:
     """Has pictures whose folder of originals was renamed or moved belong to the one that now has them."""
-    lost = {
-        record.name: record
-        for record in manifest.records.values()
-        if record.folder != shelf.key and not record.folder.startswith(STATE) and not (root / record.folder).is_dir()
-    }
-    for name, record in lost.items():
+    folders = {folder for folder, _ in manifest.records if folder != shelf.key and not folder.startswith(STATE)}
+    moved = {folder for folder in folders if not (root / folder).is_dir()}
+    lost = {name: folder for folder, name in manifest.records if folder in moved}
+    for name, folder in lost.items():
         original = shelf.originals.get(name)
         if original is not None and (shelf.key, name) not in manifest.records:
-            stamp = stamp_of(original.path)
+            record, stamp = manifest.records[folder, name], stamp_of(original.path)
             if stamp is not None and stamp[1:2] == record.stamp[1:2]:
                 manifest.put(replace(record, folder=shelf.key))
                 manifest.drop(record.key)
@@ -212,16 +211,6 @@ def _write_choices(arranged: Arranged, report: Report) -> None:
     book.settle(arranged.chosen, with_the_change=arranged.shelf.adopted)
     report.failed += arranged.unreadable
     report.notes += arranged.notes
-
-
-def _note_formats(arranged: Arranged, report: Report) -> None:
-    made = set(report.made)
-    now = [plan for plan in arranged.plans if made.intersection(plan.targets)]
-    if any(plan.look.format == "WEBP" and plan.format != "WEBP" for plan in now):
-        report.notes.append("WebP became PNG or JPEG; trainers of today read WebP too (--format keep leaves it).")
-    moving = sum(plan.look.frames > 1 for plan in now)
-    if moving:
-        report.notes.append(f"Of {pictures(moving)} that move, or have several pages, the first frame was taken.")
 
 
 def _give_back(root: Path, manifest: Manifest, arranged: Arranged, build: Build) -> None:
@@ -242,31 +231,43 @@ def _give_back(root: Path, manifest: Manifest, arranged: Arranged, build: Build)
 
 
 def _follow(
-    root: Path, manifest: Manifest, done: Iterable[tuple[Arranged, Build]], options: Options, report: Report
+    root: Path, manifest: Manifest, done: Sequence[tuple[Arranged, Build]], options: Options, report: Report
 ) -> None:
     """Brings the captions of everything that was built in line, as one batch."""
     extension = caption_extension(root)
-    plans = {(arranged.shelf.key, plan.original.name): plan for arranged, _ in done for plan in arranged.plans}
     released = {record.key: original for arranged, _ in done for record, original in arranged.released}
-    gone = {record.key for arranged, _ in done for record in arranged.gone} if options.prune else set[tuple[str, str]]()
+    gone = {record.key for arranged, _ in done for record in arranged.gone} if options.prune else set[Key]()
+    tokens = {arranged.shelf.key: tokens_said(arranged.shelf.book) for arranged, _ in done}
 
-    def wanted_of(record: Record) -> Wanted | None:
-        if record.key in gone:
-            there = any((root / output.path).exists() for output in record.outputs)
-            return None if there else Wanted(None, (), gone=True)
-        outputs = tuple(output.path for output in record.outputs)
-        if record.key in released:
-            is_back = record.done == adopt.AS_IT_IS
-            return Wanted(caption_of(released[record.key].path, extension), outputs) if is_back else None
-        plan = plans.get(record.key)
-        if plan is None or dict(record.done) != dict(plan.done):
+    def of_made(record: Record, plans: Plans, original: Original) -> Wanted | None:
+        plan = plans.of(original)
+        if dict(record.done) != dict(plan.done):
             return None
-        source = caption_of(plan.original.path, extension)
-        return Wanted(source, outputs, record.tags, no_longer_true(plan))
+        source = caption_of(original.path, extension)
+        return Wanted(source, _paths(record), record.tags, no_longer_true(plan), tokens=tokens[record.folder])
 
-    keys = [*plans, *released, *gone]
-    records = [manifest.records[key] for key in keys if key in manifest.records]
-    plan, failed = plan_captions(root, records, wanted_of, extension, manifest.records.values())
+    def of_released(record: Record, original: Original) -> Wanted | None:
+        is_back = record.done == adopt.AS_IT_IS
+        return Wanted(caption_of(original.path, extension), _paths(record)) if is_back else None
+
+    def of_gone(record: Record) -> Wanted | None:
+        there = any((root / output.path).exists() for output in record.outputs)
+        return None if there else Wanted(None, (), gone=True)
+
+    def wishes() -> Iterator[tuple[Record, Callable[[], Wanted | None]]]:
+        for arranged, _ in done:
+            for original in arranged.plans.originals:
+                record = manifest.records.get((arranged.shelf.key, original.name))
+                if record is not None:
+                    yield record, partial(of_made, record, arranged.plans, original)
+        for key, original in released.items():
+            if (record := manifest.records.get(key)) is not None:
+                yield record, partial(of_released, record, original)
+        for key in gone:
+            if (record := manifest.records.get(key)) is not None:
+                yield record, partial(of_gone, record)
+
+    plan, failed = plan_captions(root, wishes(), extension, manifest.records.values())
     report.failed += failed
     label = f"prepare {pictures(len(report.made))}" if report.made else "captions follow their originals"
     report.captions = commit(root, manifest, plan, label)
@@ -278,3 +279,7 @@ def _follow(
         record = manifest.records.get(key)
         if record is not None and not any((root / output.path).exists() for output in record.outputs):
             manifest.drop(key)
+
+
+def _paths(record: Record) -> tuple[str, ...]:
+    return tuple(output.path for output in record.outputs)

@@ -49,7 +49,7 @@ def history(events: Iterable[Event]) -> list[tuple[int, Command]]:
     """The changes that were obeyed, as (steps done by then, command), in the order they were made."""
     known = {"skip", "unskip", "rate"}
     return [
-        (event.step, Command(event.command, event.value))  # pyright: ignore[reportArgumentType]
+        (event.step, Command(event.command, event.value))  # pyright: ignore[reportArgumentType] - one of `known`
         for event in events
         if isinstance(event, Obeyed) and event.command in known
     ]

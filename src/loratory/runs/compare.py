@@ -111,7 +111,7 @@ def summary(run: RunDirectory) -> Summary:
     progress = Progress()
     epochs: dict[int, list[float]] = {}
     saved: Saved | None = None
-    for timed in EventReader(run.events).read():
+    for timed in EventReader(run.events).events():
         progress.add(timed)
         match timed.event:
             case Step() as step if math.isfinite(step.loss) and not step.is_empty:
@@ -147,7 +147,7 @@ def summary(run: RunDirectory) -> Summary:
 def loss_series(run: RunDirectory, most: int = 1000) -> LossSeries:
     """The smoothed loss of a run in at most `most` values; reads all of its events."""
     progress = Progress()
-    for timed in EventReader(run.events).read():
+    for timed in EventReader(run.events).events():
         progress.add(timed)
     spans = progress.smoothed.between(1, max(1, progress.step), most)
     raw = progress.losses.between(1, max(1, progress.step), most)

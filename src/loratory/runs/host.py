@@ -4,7 +4,6 @@ Ctrl-C or SIGTERM once: save the state and stop. Twice: stop at once. When the t
 on without it, with its output in log.txt.
 """
 
-import gc
 import logging
 import os
 import signal
@@ -22,9 +21,10 @@ from loratory.config.schema import Config
 from loratory.errors import FAILED, LoratoryError
 from loratory.runs.control import Control
 from loratory.runs.events import Finished, Notice, Phase
+from loratory.runs.interruption import last_words, put_off
 from loratory.runs.ladder import ladder
 from loratory.runs.launch import process_count
-from loratory.runs.loading import load_engine
+from loratory.runs.loading import let_go, load_engine
 from loratory.runs.recorder import Recorder
 from loratory.runs.resume import is_expected, open_for_resume
 from loratory.runs.store import RunDirectory, is_full_disk, newest_state
@@ -55,11 +55,12 @@ def host(
     expected = is_expected(run.read_record())
     signals = _signals(control, run.log, hung_up, stopping or threading.Event())
     with (
+        last_words() as begin_last_words,  # however often a stop is asked for, how the run ended is recorded
+        signals,
         Recorder(run, control) as recorder,
         Beat(recorder),
         _logging_to(run.log),
         following(run, config, lambda sentence: recorder.mention(Notice("warning", sentence))),
-        signals,
     ):
         if not expected:  # else what waits was meant for this process
             control.discard()
@@ -72,10 +73,13 @@ def host(
 
             recorder.write(Phase("reading the dataset", 0, 1))
             finished = train(plan or make_plan(config, process_count()), run, control, recorder)
+            begin_last_words()
         except KeyboardInterrupt as interrupt:
+            begin_last_words()
             _release(interrupt)
             finished = Finished("stopped", recorder.step, "Stopped at once; the last saved state is kept.")
         except Exception as error:
+            begin_last_words()
             problem = _explained(error, config, run)
             if problem is not error:
                 _append(run.log, traceback.format_exc())
@@ -84,13 +88,22 @@ def host(
             with suppress(OSError):  # the disk, or what it is connected by, has failed altogether
                 message = problem.message if problem else f"{type(error).__name__}: {error}"
                 hint = problem.hint if problem else f"The traceback is in {run.log}."
+                _tell_of_the_rest(control, recorder)
                 recorder.write(Finished("failed", recorder.step, message, hint))
             if problem is None:
                 raise
             raise problem from error
         _free_memory()
+        _tell_of_the_rest(control, recorder)
         recorder.write(finished)
     return finished
+
+
+def _tell_of_the_rest(control: Control, recorder: Recorder) -> None:
+    """Says which commands came too late for a run that ends now; a stop is none of them."""
+    late = [f"{command.name} {command.value}".strip() for command in control.poll() if command.name != "stop"]
+    if late:
+        recorder.mention(Notice("warning", f"Not carried out, as the run has ended: {', '.join(late)}."))
 
 
 def host_follower(config: Config) -> None:
@@ -188,7 +201,7 @@ def _release(error: BaseException) -> None:
 
 def _free_memory() -> None:
     """Collects what the engine left in circles, and gives the card back what torch keeps for later."""
-    gc.collect()
+    let_go()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -225,7 +238,7 @@ def _signals(control: Control, log: Path, hung_up: threading.Event, stopping: th
     terminals = [stream for stream in (1, 2) if os.isatty(stream)]
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        if stopping.is_set():
+        if stopping.is_set() and not put_off(threading.get_ident()):
             raise KeyboardInterrupt
         stopping.set()
         control.request("stop")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from loratory.config.schema import Config
 from loratory.runs.control import Command, Control, send
 from loratory.runs.events import Finished
+from loratory.runs.interruption import put_off
+from loratory.runs.loading import taking_turns
 from loratory.runs.store import RunDirectory, new_record
 
 if TYPE_CHECKING:
@@ -46,15 +48,13 @@ class RunThread:
 
     def stop_at_once(self) -> None:
         """Ends the run without another step or state, as a second Ctrl-C does; it is told so in the run."""
-        if self._thread.ident is not None and self._thread.is_alive():
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(self._thread.ident), ctypes.py_object(KeyboardInterrupt)
-            )
+        thread = self._thread.ident
+        if thread is not None and self._thread.is_alive() and not put_off(thread):
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt))
 
     def _train(self) -> None:
         # Imported here: the engine takes seconds to load, and nobody is to wait for it.
         from loratory.runs.host import host
-        from loratory.runs.loading import taking_turns
 
         # What went wrong is in the run's last event, and a defect's traceback in its log.
         with suppress(Exception, KeyboardInterrupt), taking_turns():

@@ -32,8 +32,6 @@ RESUMABLE = frozenset(
 )
 """What may change between two processes of a run: how it is computed, not what is trained in which step."""
 
-# Networks that compute with the base model's weights, which have to be whole and on the device for that.
-NEEDS_WHOLE_BASE = frozenset({"dora", "glora", "ia3", "diag-oft", "boft", "full"})
 # Blocks more each time, up to what every family has: the UNet of SD 1 and 2 has 38.
 _SWAP_BY, _SWAP_AT_MOST = 12, 36
 _LEAST_SIDE_PX = 256
@@ -104,7 +102,7 @@ def _rungs(config: Config) -> Iterator[Rung]:
             {"training.train_batch_size": 1, "training.gradient_accumulation_steps": batches},
             "as many pictures a step, one after the other: slower",
         )
-    if config.network.network_type not in NEEDS_WHOLE_BASE:
+    if config.network.reads_base is None:
         compiled = {"training.torch_compile": False} if training.torch_compile else {}
         if not (training.int8_base or training.fp8_base or training.fp8_base_unet):
             yield Rung(compiled | {"training.int8_base": True}, "half the memory for the base model, a little coarser")

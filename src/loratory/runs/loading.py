@@ -1,4 +1,4 @@
-"""Loads the engine in a thread without holding up the others: a screen has to answer keys meanwhile.
+"""Loads and holds the engine in a thread without holding up the others: a screen has to answer keys meanwhile.
 
 Three things would hold Python's lock for up to a second each: the linking of torch's libraries, which `import` does
 under the lock; the collector, which looks through the hundreds of thousands of objects that imports make; and nothing
@@ -15,6 +15,8 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from loratory.runs.interruption import uninterrupted
+
 # In the order in which they need each other; those that a build of torch lacks are passed over. libtorch_python is left
 # to the import itself: it is made for a thread that holds the lock.
 _SHARED = "libtorch_global_deps"
@@ -24,17 +26,37 @@ _TURN_S = 0.0005
 
 
 def load_engine() -> None:
-    """Imports all that a run needs. Takes seconds; other threads wait for no more than some hundredths of one."""
+    """Imports all that a run needs. Takes seconds; other threads wait for no more than some hundredths of one.
+
+    It is not interrupted: torch's import calls Python from C++, and an exception that comes out of there may end the
+    whole process. Raises KeyboardInterrupt at its end where that was asked meanwhile.
+    """
     was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        _link_torch()
-        for name in ("loop", "plan"):
-            importlib.import_module(f"loratory.training.{name}")
-        gc.freeze()  # what was imported stays; it is not looked through any more
-    finally:
-        if was_enabled:
-            gc.enable()
+    with uninterrupted():
+        gc.disable()
+        try:
+            _link_torch()
+            for name in ("loop", "plan"):
+                importlib.import_module(f"loratory.training.{name}")
+            stay()
+        finally:
+            if was_enabled:
+                gc.enable()
+
+
+def stay() -> None:
+    """Has the collector pass over all that there is now, which is not going to be garbage until `let_go`.
+
+    Looking through the objects of a model and of all that was imported holds Python's lock for 50 to 400 ms.
+    """
+    gc.freeze()
+
+
+def let_go() -> None:
+    """Collects what has become garbage since, also of that which was told to stay; takes some tenths of a second."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 @contextmanager

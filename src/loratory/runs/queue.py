@@ -19,7 +19,6 @@ from loratory import atomic
 from loratory.config.load import dump_config, resolve
 from loratory.config.schema import Config
 from loratory.config.toml_files import parse_toml
-from loratory.config.unbuilt import refuse_unbuilt
 from loratory.errors import LoratoryError
 from loratory.paths import data_dir
 from loratory.runs.store import ALIVE, RunDirectory, liveness
@@ -95,9 +94,8 @@ class Queue:
     def add(self, config: Config, source: Path) -> Entry:
         """Puts a configuration at the end.
 
-        Raises LoratoryError for what this version cannot train, and for an output that another entry will write.
+        Raises LoratoryError for an output that another entry will write, and for paths that no file can hold.
         """
-        refuse_unbuilt(config)
         output = config.output
         text = dump_config(config)
         try:

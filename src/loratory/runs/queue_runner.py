@@ -7,7 +7,6 @@ waits for the run at hand if that still trains, resumes it if not, and goes on w
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,18 +33,13 @@ Tell = Callable[[str], None]
 
 @dataclass
 class Stopping:
-    """How often a signal asked for an end: once saves the state of the run at hand, twice ends it at once.
+    """How often a signal asked for an end: once saves the state of the run at hand, twice ends it at once."""
 
-    asked: wakes what waits.
-    """
-
-    asked: threading.Event
     times: int = 0
 
     def ask(self, *_: object) -> None:
-        """Also a signal handler."""
+        """A signal handler, so it takes no lock: the thread that it interrupts might hold it."""
         self.times += 1
-        self.asked.set()
 
 
 def work_through(queue: Queue, tell: Tell, stopping: Stopping) -> list[Entry]:
@@ -164,8 +158,7 @@ def _wait(run: RunDirectory, queue: Queue, name: str, tell: Tell, stopping: Stop
         if time.monotonic() - told_s >= _TOLD_EVERY_S:
             told_s = time.monotonic()
             _tell_step(run, name, tell)
-        if stopping.asked.wait(_POLL_S):
-            stopping.asked.clear()
+        time.sleep(_POLL_S)
     return was_asked
 
 

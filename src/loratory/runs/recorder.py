@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from loratory import atomic
 from loratory.errors import LoratoryError
@@ -149,6 +149,7 @@ class Recorder:
                 if not is_full_disk(full):
                     raise
             if self._rests(held) == "stop":
+                self._hand_on(held)
                 raise error  # `_waits` stays set: from here on nothing waits
             try:
                 if not results:
@@ -166,11 +167,14 @@ class Recorder:
                 error = again
         self._unwritten.clear()
         self._waits = False
-        for command in held:
-            self._control.request(command.name, command.value)
+        self._hand_on(held)
         with self._writing:
             self._update(status, message=message)
         return results[0]
+
+    def _hand_on(self, held: list[Command]) -> None:
+        for command in held:
+            self._control.request(command.name, command.value)
 
     def _rests(self, held: list[Command]) -> str:
         """Waits until the next attempt is due: `resume` or `stop` if one of these commands came, else ""."""
@@ -215,7 +219,8 @@ class Recorder:
 
     def _update(self, status: Status, **changes: int | str) -> None:
         self._beaten_s = time.monotonic()
-        self._record = dataclasses.replace(self._record, status=status, heartbeat_s=time.time(), **changes)  # pyright: ignore[reportArgumentType]
+        changed: dict[str, Any] = {"status": status, "heartbeat_s": time.time(), **changes}
+        self._record = dataclasses.replace(self._record, **changed)
         try:
             self._run.write_record(self._record)
         except OSError as error:

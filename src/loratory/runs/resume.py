@@ -26,7 +26,7 @@ def open_for_resume(run: RunDirectory, overrides: Sequence[str] = ()) -> Config:
     if record is not None and state in ("starting", "running", "paused") and not is_expected(record):
         raise LoratoryError(
             f"{run.path} is being trained already (pid {record.pid} on {record.host}).",
-            hint=f"`loratory watch {run.path}` shows it, `loratory runs stop {run.path}` stops it.",
+            hint=f"`loratory watch {run.path}` shows it, `loratory runs stop {run.path}` has it stop after its step.",
         )
     if state == "done":
         raise LoratoryError(f"{run.path} is done; there is nothing to resume.")

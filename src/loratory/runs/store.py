@@ -247,22 +247,45 @@ def _ends_torn(path: Path) -> bool:
 
 @dataclass
 class EventReader:
-    """Follows events.jsonl: each call of `read` gives what is new. A line without its newline is left for later."""
+    """Follows events.jsonl: gives what is new since the last time. A line without its newline is left for later.
+
+    offset: where in the file the next line begins. Raises OSError as the disk does; without a file nothing is new.
+    """
 
     path: Path
     offset: int = 0
 
-    def read(self) -> list[Timed]:
+    def lines(self) -> Iterator[bytes]:
+        """Line by line: those of a long run are many times as large in memory as on disk."""
         try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                data = file.read()
+            file = self.path.open("rb")
         except FileNotFoundError:
-            return []
-        complete = data[: data.rfind(b"\n") + 1]
-        self.offset += len(complete)
-        lines = complete.decode("utf-8", errors="replace").split("\n")
-        return [timed for line in lines if line and (timed := decode(line)) is not None]
+            return
+        with file:
+            file.seek(self.offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self.offset += len(line)
+                yield line
+
+    def events(self) -> Iterator[Timed]:
+        """What the lines tell; those of other programs and versions are passed over."""
+        for line in self.lines():
+            timed = decode(line.decode("utf-8", errors="replace"))
+            if timed is not None:
+                yield timed
+
+    def read(self) -> list[Timed]:
+        """All events at once."""
+        return list(self.events())
+
+    def size_bytes(self) -> int:
+        """How long the file is now: less than `offset` where another one has taken its place."""
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
 
 
 def last_started(path: Path, before: int) -> Started | None:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from loratory.config.schema import Config
 from loratory.runs.diagnosis import TimestepNorm
-from loratory.runs.events import Event, Hardware, Sampled, Started, Step, Timed, Validated, Weights, decode
-from loratory.runs.store import RunDirectory, is_full_disk
+from loratory.runs.events import Event, Hardware, Sampled, Started, Step, Timed, Validated, Weights
+from loratory.runs.store import EventReader, RunDirectory, is_full_disk
 
 FOLLOW_EVERY_S = 1.0
 RETRY_EVERY_S = 10.0
@@ -81,7 +81,7 @@ class EventLog:
 
     def __init__(self, run: RunDirectory, folder: Path) -> None:
         self._run = run
-        self._offset = 0
+        self._reader = EventReader(run.events)
         self._scalars = Scalars()
         self._step = 0
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ class EventLog:
     def catch_up(self) -> int:
         """Writes the events that are new; returns how many."""
         count = 0
-        for timed in self._new_events():
+        for timed in self._reader.events():
             try:
                 self._add(timed)
             except (TypeError, ValueError, AttributeError, OverflowError, struct.error):
@@ -114,22 +114,6 @@ class EventLog:
         if count:
             self._file.flush()
         return count
-
-    def _new_events(self) -> Iterator[Timed]:
-        # Line by line: those of a long run are many times as large in memory as on disk.
-        try:
-            file = self._run.events.open("rb")
-        except FileNotFoundError:
-            return
-        with file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                timed = decode(line.decode("utf-8", errors="replace"))
-                if timed is not None:
-                    yield timed
 
     def _add(self, timed: Timed) -> None:
         match timed.event:

@@ -3,18 +3,21 @@
 import shlex
 import time
 
-from loratory.runs.store import RunDirectory, newest_state
+from loratory.runs.store import RunDirectory, RunRecord, newest_state
 from loratory.wording import spoken_time
 
 
 def gone(run: RunDirectory, now_s: float | None = None) -> tuple[str, str]:
     """What a person is told of a run that has crashed: what became of it, and how it goes on."""
     record = run.read_record()
-    who = f" (pid {record.pid} on {record.host})" if record else ""
     reached = f", after step {record.step} of {record.total_steps}" if record and record.total_steps else ""
-    return f"{run.path} crashed: the process that trained it{who} is gone without a word{reached}.", way_back(
-        run, now_s
-    )
+    return f"{run.path} crashed: {what_became(record)}{reached}.", way_back(run, now_s)
+
+
+def what_became(record: RunRecord | None) -> str:
+    """What is known of the process of a run that has crashed. The step in its record is some seconds old."""
+    who = f" (pid {record.pid} on {record.host})" if record else ""
+    return f"the process that trained it{who} is gone without a word"
 
 
 def way_back(run: RunDirectory, now_s: float | None = None) -> str:

@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from loratory.adapters.adapter import Adapter
 from loratory.adapters.base_weights import merge_base_weights
 from loratory.adapters.files import read_adapter
-from loratory.adapters.lora import Adapter, inject
+from loratory.adapters.inject import inject
 from loratory.adapters.network_weights import sizes_from_weights
 from loratory.config.schema import Config, NetworkSettings
 from loratory.errors import FAILED, LoratoryError

@@ -22,17 +22,20 @@ def contact_sheet(
 ) -> Image.Image:
     """A sheet with a labelled row of pictures for each entry of `rows` and a caption over each column.
 
-    Pictures are fitted into squares of `cell_px`, their proportions kept (Lanczos). under: a line below each picture,
-    row by row. footer: sentences below all, wrapped. Text of others is shown with its control characters escaped.
+    Pictures are fitted into squares of `cell_px`, their proportions kept (Lanczos). under: what is said below each
+    picture, row by row, wrapped. footer: sentences below all, wrapped. Control characters of others are escaped.
     """
     font_px, small_px = max(12, cell_px // 14), max(11, cell_px // 17)
     font, small = ImageFont.load_default(size=font_px), ImageFont.load_default(size=small_px)
     line_px = int(small_px * 1.3)
-    captions = [textwrap.wrap(shown(text), width=max(8, int(cell_px / small_px * 1.8))) for text in columns]
+    letters = max(8, int(cell_px / small_px * 1.8))  # of the small font, in the width of a cell
+    captions = [textwrap.wrap(shown(text), letters) for text in columns]
+    remarks = [[textwrap.wrap(shown(text), letters) for text in texts] for texts in under]
+    remark_lines = max((len(lines) for texts in remarks for lines in texts), default=0)
     labels = [shown(label) for label, _ in rows]
     caption_px = max(len(lines) for lines in captions) * line_px + _MARGIN_PX
     label_px = int(max(font.getlength(label) for label in labels)) + 2 * _MARGIN_PX
-    row_px = cell_px + _MARGIN_PX + (line_px if under else 0)
+    row_px = cell_px + _MARGIN_PX + remark_lines * line_px
     width = label_px + len(columns) * (cell_px + _MARGIN_PX)
     titles = _wrapped(title, width, font_px)
     notes = [line for sentence in footer for line in _wrapped(sentence, width, small_px)]
@@ -54,8 +57,8 @@ def contact_sheet(
             x = label_px + column * (cell_px + _MARGIN_PX)
             fitted = ImageOps.contain(picture, (cell_px, cell_px), Image.Resampling.LANCZOS)
             sheet.paste(fitted, (x + (cell_px - fitted.width) // 2, y + (cell_px - fitted.height) // 2))
-            if under:
-                draw.text((x, y + cell_px + 1), shown(under[row][column]), fill=_FAINT, font=small)
+            for number, line in enumerate(remarks[row][column] if remarks else ()):
+                draw.text((x, y + cell_px + 1 + number * line_px), line, fill=_FAINT, font=small)
     for number, line in enumerate(notes):
         draw.text((_MARGIN_PX, height - below_px + number * line_px), line, fill=_INK, font=small)
     return sheet

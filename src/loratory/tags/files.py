@@ -3,10 +3,11 @@
 import errno
 import os
 import stat
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 from loratory import atomic
 from loratory.errors import LoratoryError
@@ -28,6 +29,44 @@ class Change:
     path: Path
     before: bytes | None
     after: bytes | None
+
+
+class Changes(Sequence[Change]):
+    """Changes of many files, most of them below `root`: kept as names and bytes: paths take thrice as much."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._rows: list[tuple[str | Path, bytes | None, bytes | None]] = []
+
+    def append(self, place: str | Path, before: bytes | None, after: bytes | None) -> None:
+        """Adds a change. place: the file, as seen from the root or absolute."""
+        self._rows.append((place, before, after))
+
+    def without(self, indices: Collection[int]) -> "Changes":
+        """All but some of the changes."""
+        others = Changes(self._root)
+        others._rows = [row for index, row in enumerate(self._rows) if index not in indices]
+        return others
+
+    @overload
+    def __getitem__(self, index: int) -> Change: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Change]: ...
+    def __getitem__(self, index: int | slice) -> Change | Sequence[Change]:
+        if isinstance(index, slice):
+            return [self._change(*row) for row in self._rows[index]]
+        return self._change(*self._rows[index])
+
+    def _change(self, place: str | Path, before: bytes | None, after: bytes | None) -> Change:
+        return Change(self._root / place, before, after)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)  # pyright: ignore[reportUnknownArgumentType]
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
 
 
 def read_caption_bytes(path: Path) -> bytes | None:

@@ -17,6 +17,7 @@ from loratory.tags import journal_lock
 from loratory.tags.files import (
     DISK_FULL,
     Change,
+    Changes,
     explain,
     read_caption_bytes,
     reconcile,
@@ -59,7 +60,7 @@ class Outcome:
     """
 
     batch: Batch | None
-    written: tuple[Change, ...]
+    written: Sequence[Change]
     merged: tuple[Path, ...]
     skipped: tuple[tuple[Path, str], ...]
 
@@ -173,7 +174,7 @@ class Journal:
     def _carry_out(
         self, label: str, changes: Sequence[Change], undoes: int | None, progress: Progress | None
     ) -> Outcome:
-        planned: list[Change] = []
+        planned = Changes(self.root)
         merged: list[Path] = []
         skipped: list[tuple[Path, str]] = []
         for change in changes:
@@ -184,12 +185,13 @@ class Journal:
             if real.after != change.after:
                 merged.append(change.path)
             if real.before != real.after:
-                planned.append(real)
+                planned.append(self._place(real.path), real.before, real.after)
         # An undo that finds everything in place already is recorded all the same: its batch is undone.
         if not planned and (undoes is None or skipped):
             return Outcome(None, (), tuple(merged), tuple(skipped))
         with self._explaining("nothing was changed"):
-            record = self._log.begin(label, time.time(), undoes, [self._entry(change) for change in planned])
+            entries = (self._entry(change) for change in planned)
+            record = self._log.begin(label, time.time(), undoes, len(planned), entries)
         failed: dict[int, str] = {}
         try:
             _write(planned, failed, progress)
@@ -202,7 +204,7 @@ class Journal:
         lost = {path for path, _ in skipped}
         return Outcome(
             _batch(record) if len(failed) < len(planned) or not planned else None,
-            tuple(change for index, change in enumerate(planned) if index not in failed),
+            planned.without(failed),
             tuple(path for path in merged if path not in lost),
             tuple(skipped),
         )
@@ -299,6 +301,11 @@ class Journal:
         if resolved.is_relative_to(root) and resolved != root and path.name != "..":
             return resolved.relative_to(root).as_posix()
         raise LoratoryError(f"{path} is outside {self.root}; nothing was changed.")
+
+    def _place(self, path: Path) -> str | Path:
+        """`path` as it is kept: as its name where the root and that name make the same path again."""
+        name = self._name(path)
+        return name if self.root / name == path else path
 
     def _entry(self, change: Change) -> Entry:
         return self._name(change.path), change.before, change.after

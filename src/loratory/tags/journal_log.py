@@ -16,7 +16,7 @@ import os
 import re
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,19 +118,28 @@ class JournalLog:
                         file.truncate(self._end)
             self._index()
 
-    def begin(self, label: str, time_s: float, undoes: int | None, entries: Sequence[Entry]) -> Record:
-        """Appends that a batch begins; once this returns, a power cut cannot take the line away."""
+    def begin(self, label: str, time_s: float, undoes: int | None, count: int, entries: Iterable[Entry]) -> Record:
+        """Appends that a batch of `count` entries begins; once this returns, a power cut cannot take the line away."""
         # A damaged line may have been the only one that knew of an id.
         number = self._highest_id + self._damaged_lines + 1
-        head = {"kind": "begun", "id": number, "time": time_s, "label": label, "undoes": undoes, "count": len(entries)}
-        rows = [[path, _spell(before), _spell(after)] for path, before, after in entries]
-        self._append(encode_line({**head, "changes": rows}), spare_bytes=_SPARE_BYTES, durable=True)
-        return self._records[number]
+        head = {"kind": "begun", "id": number, "time": time_s, "label": label, "undoes": undoes, "count": count}
+        rows = ([path, _spell(before), _spell(after)] for path, before, after in entries)
+        start = self._end
+        try:
+            self._append(encode_line(head, rows), spare_bytes=_SPARE_BYTES, durable=True)
+            return self._records[number]
+        except BaseException:
+            # Ctrl-C while the disk takes its time: nothing has been changed, so nothing has begun.
+            with suppress(OSError):
+                os.truncate(self.path, start)
+            with self._indexing:
+                self._forget()
+            raise
 
     def amend(self, record: Record, entries: Mapping[int, Entry]) -> None:
         """Appends what some of the changes of a begun batch have become, durably like `begin`."""
-        rows = [[index, path, _spell(before), _spell(after)] for index, (path, before, after) in entries.items()]
-        line = encode_line({"kind": "amended", "id": record.id, "changes": rows})
+        rows = ([index, path, _spell(before), _spell(after)] for index, (path, before, after) in entries.items())
+        line = encode_line({"kind": "amended", "id": record.id}, rows)
         self._append(line, spare_bytes=_SPARE_BYTES, durable=True)
 
     def end(self, record: Record, end: End, skipped: Mapping[int, str]) -> None:
@@ -250,14 +259,19 @@ class JournalLog:
             raise LoratoryError(f"{self.path} cannot be read ({error.strerror}).", exit_code=FAILED) from error
 
 
-def encode_line(body: Mapping[str, Any]) -> bytes:
-    """A line of the log with its version, checksum and newline."""
+def encode_line(body: Mapping[str, Any], changes: Iterable[Sequence[Any]] | None = None) -> bytes:
+    """A line of the log with its version, checksum and newline. changes: its last value, row by row."""
+    rest = bytearray(_json(body)[1:])
+    if changes is not None:
+        rest[-1:] = _PAYLOAD + b",".join(_json(row) for row in changes) + b"]}"
+    return b'{"v":%d,"crc":"%08x",%b\n' % (VERSION, zlib.crc32(rest), rest)
+
+
+def _json(value: Any) -> bytes:
     try:
-        text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     except UnicodeEncodeError:  # names that are not UTF-8 hold characters only JSON's own escapes can spell
-        text = json.dumps(body, separators=(",", ":")).encode("ascii")
-    rest = text[1:]
-    return b'{"v":%d,"crc":"%08x",' % (VERSION, zlib.crc32(rest)) + rest + b"\n"
+        return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
 def decode_line(line: bytes, path: Path) -> dict[str, Any] | None:

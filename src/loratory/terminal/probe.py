@@ -15,7 +15,7 @@ import struct
 import termios
 import time
 import tty
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -45,15 +45,23 @@ _ATTRIBUTES = re.compile(rb"\x1b\[\?([\d;]*)c")
 _CELL = re.compile(rb"\x1b\[6;(\d{1,4});(\d{1,4})t")
 _NAME = re.compile(rb"\x1bP>\|([^\x1b]{0,100})\x1b\\")
 _UNFINISHED = re.compile(rb"\x1b(?:\[[\d;?]*|[P_][^\x1b]*\x1b?)?$")
+_ANSWER = re.compile(rb"\x1b(?:[P_][^\x1b]*\x1b\\|\[[\d;?]*[ct])")
+
+Typed = Callable[[bytes], object]
 
 
-def settle(option: str | None, env: Mapping[str, str]) -> Graphics:
+def _forget(_: bytes) -> None:
+    pass
+
+
+def settle(option: str | None, env: Mapping[str, str], typed: Typed = _forget) -> Graphics:
     """How pictures are shown in this terminal; asks it where that is not settled otherwise. Raises LoratoryError.
 
     To be called before Textual starts. Takes up to a second the first time in a terminal that does not answer.
+    typed: is given the keys that were pressed meanwhile, as the terminal sends them.
     """
     setting = read_setting(option, env)
-    answers = detect(env) if needs_answers(setting, env) else Answers()
+    answers = detect(env, typed=typed) if needs_answers(setting, env) else Answers()
     choice = choose(setting, answers, env)
     return Graphics(
         choice.mode,
@@ -64,13 +72,13 @@ def settle(option: str | None, env: Mapping[str, str]) -> Graphics:
     )
 
 
-def detect(env: Mapping[str, str], *, anew: bool = False) -> Answers:
+def detect(env: Mapping[str, str], *, anew: bool = False, typed: Typed = _forget) -> Answers:
     """What this terminal answered within the last day, else what it answers now."""
     key = "|".join((env.get("TERM", ""), env.get("TERM_PROGRAM", ""), multiplexer(env), "ssh" if over_ssh(env) else ""))
     remembered = _remembered()
     if not anew and key in remembered:
         return remembered[key][1]
-    answers = ask(env)
+    answers = ask(env, typed=typed)
     if answers.asked:
         _remember(remembered | {key: (time.time(), answers)})
     return answers
@@ -82,9 +90,14 @@ def kitty_query() -> str:
 
 
 def ask(
-    env: Mapping[str, str], *, input_fd: int = STDIN, output_fd: int = STDERR, budget_s: float = BUDGET_S
+    env: Mapping[str, str],
+    *,
+    input_fd: int = STDIN,
+    output_fd: int = STDERR,
+    budget_s: float = BUDGET_S,
+    typed: Typed = _forget,
 ) -> Answers:
-    """Asks the terminal, and leaves its settings and its input as they were, but empty.
+    """Asks the terminal, and leaves its settings as they were; what else there was to be read goes to `typed`.
 
     `Answers()` where there is none to ask: not a terminal on either side, one that takes no questions (dumb), one
     without a size, or this process in the background, where a read would stop it.
@@ -107,6 +120,8 @@ def ask(
         heard = _converse(input_fd, output_fd, questions.encode(), budget_s, wait_for_kitty)
     except (OSError, termios.error):
         return Answers()
+    if keys := _UNFINISHED.sub(b"", _ANSWER.sub(b"", heard)):
+        typed(keys)
     attributes = _ATTRIBUTES.search(heard)
     cell = _CELL.search(heard)
     name = _NAME.search(heard)
@@ -170,10 +185,12 @@ def _converse(input_fd: int, output_fd: int, questions: bytes, budget_s: float, 
                 limit += _GRACE_S
             else:
                 break
+        # What came too late to count is not to be taken for keys either.
+        while select.select([input_fd], [], [], 0)[0] and (more := os.read(input_fd, 4096)):
+            heard += more
     finally:
         # Not with TCSAFLUSH: it waits until all output is sent, on a stopped terminal for ever.
         termios.tcsetattr(input_fd, termios.TCSANOW, before)
-        termios.tcflush(input_fd, termios.TCIFLUSH)
     return heard
 
 

@@ -72,6 +72,8 @@ class Commands:
                     self.keeper.save(done)
                     self._obeyed(command, done)
                     ranks.tell(Order("stop"))
+                    for late in waiting:
+                        self.control.request(late.name, late.value)
                     return "stop"
                 case "pause":
                     self._obeyed(command, done)

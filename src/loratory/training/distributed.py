@@ -68,7 +68,8 @@ class Ranks:
     def sum_gradients(self, parameters: Sequence[Parameter], numbers: Tensor) -> Tensor:
         """Puts the sum of all processes' gradients into each, and returns the sum of their `numbers` (1-d, float32).
 
-        A parameter without a gradient counts as zeros. One exchange, in float32.
+        A parameter without a gradient counts as zeros; one that has none in any process keeps none, so that optimizers
+        pass over it as they do in one process (DyLoRA). One exchange, in float32.
         """
         if self.size == 1:
             return numbers
@@ -76,10 +77,15 @@ class Ranks:
             torch.zeros(p.numel(), device=p.device) if p.grad is None else p.grad.detach().flatten().float()
             for p in parameters
         ]
-        flat = torch.cat([*parts, numbers.float()])
+        own = [p.grad is not None for p in parameters]
+        flat = torch.cat([*parts, torch.tensor(own, dtype=torch.float32, device=numbers.device), numbers.float()])
         dist.all_reduce(flat)
-        *gradients, total = flat.split([*(p.numel() for p in parameters), numbers.numel()])
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        *gradients, counts, total = flat.split([*(p.numel() for p in parameters), len(parameters), numbers.numel()])
+        # Reading them back waits for the device: only where it can make a difference.
+        present = own if all(own) else counts.bool().tolist()
+        for parameter, gradient, is_present in zip(parameters, gradients, present, strict=True):
+            if not is_present:
+                continue
             summed = gradient.view_as(parameter).to(parameter.dtype)
             if parameter.grad is None:
                 parameter.grad = summed.clone()

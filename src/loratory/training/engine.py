@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch.nn import Parameter
 
+from loratory.adapters.adapter import Adapter
 from loratory.adapters.base_weights import merge_base_weights
 from loratory.adapters.files import read_adapter
-from loratory.adapters.lora import Adapter, inject
+from loratory.adapters.inject import inject
 from loratory.adapters.network_weights import sizes_from_weights
+from loratory.adapters.targets import rate_factors
 from loratory.config.schema import Config
 from loratory.dataset.captions import draw_caption, plain_caption
 from loratory.models.load import BaseModel, load_base_model
@@ -138,6 +140,7 @@ def assemble(plan: Plan, device: torch.device) -> Iterator[Phase | Engine]:
             if texts.holds(captions):  # nothing is left for the encoders to do
                 for encoder in base.text_encoders:
                     release(encoder, device)
+    factors = rate_factors(plan.targets, config.network, plan.info.family)
     parts = [
         each
         for part in plan.trained
@@ -146,6 +149,7 @@ def assemble(plan: Plan, device: torch.device) -> Iterator[Phase | Engine]:
             [named for component in part.components for named in adapter.named_parameters(component)],
             part.lr,
             config.optimizer,
+            factors,
         )
     ]
     parameters = [parameter for part in parts for parameter in part.parameters]

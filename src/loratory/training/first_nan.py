@@ -77,11 +77,15 @@ def _models(engine: Engine) -> Iterator[tuple[str, nn.Module]]:
 
 def _broken_parameter(engine: Engine, *, adapter: bool) -> str:
     """The name of a parameter that is no number, of the base model or of the adapter; "" if all are numbers."""
-    trained = {id(tensor) for layer in engine.adapter.layers for tensor in layer.tensors().values()}
+    trained = {
+        id(tensor): f"{layer.target.path} {name}"
+        for layer in engine.adapter.layers
+        for name, tensor in layer.tensors().items()
+    }
     for model_name, model in _models(engine):
         for path, tensor in model.named_parameters():
             if (id(tensor) in trained) == adapter and _is_broken(tensor):
-                return _spoken(f"{model_name}.{path}")
+                return _spoken(f"{model_name}.{trained.get(id(tensor), path)}")
     return ""
 
 

@@ -16,15 +16,6 @@ from loratory.training.frozen_layers import FrozenConv2d, FrozenLinear, Storage,
 # layer.
 _KEPT = frozenset({"conv_in", "conv_out", "time_embedding", "add_embedding", "class_embedding"})
 _LEAST_WEIGHTS = 10_000
-# LoRA-like networks add to a layer's output. These compute with the layer's weight itself, once or more a step.
-_READ_THE_BASE = {
-    "dora": "divides by the norm of the changed weights",
-    "glora": "multiplies the weights",
-    "ia3": "multiplies the weights",
-    "diag-oft": "rotates the weights",
-    "boft": "rotates the weights",
-    "full": "trains the weights",
-}
 
 
 def refuse_unsuited_storage(config: Config, unet: nn.Module) -> None:
@@ -37,12 +28,14 @@ def refuse_unsuited_storage(config: Config, unet: nn.Module) -> None:
     if not asked:
         return
     keys = " and ".join(f"training.{name}" for name in asked)
-    network = config.network.network_type
-    if network in _READ_THE_BASE:
+    network = config.network
+    if network.reads_base is not None:
+        kind = "dora_wd = true" if network.dora_wd else f'network_type = "{network.network_type}"'
+        other = "dora_wd = false" if network.dora_wd else 'network_type = "locon"'
         raise LoratoryError(
-            f'{keys}: a network of network_type = "{network}" {_READ_THE_BASE[network]} of the base model, which have '
-            "to be whole and on the device for that.",
-            hint=f'Leave {keys} out and set gradient_checkpointing = true, or take network_type = "locon".',
+            f"{keys}: a network of {kind} {network.reads_base} of the base model, which must be whole and on the "
+            "device for that.",
+            hint=f"Leave {keys} out and set gradient_checkpointing = true, or take {other}.",
         )
     if training.torch_compile:
         raise LoratoryError(

@@ -10,6 +10,7 @@ import loratory
 from loratory.runs.adjustments import history
 from loratory.runs.control import Command, Control
 from loratory.runs.events import Finished, Notice, Obeyed, Saved, Saving, Started, Timed
+from loratory.runs.loading import stay
 from loratory.runs.recorder import Recorder
 from loratory.runs.store import EventReader, RunDirectory
 from loratory.training.commands import Commands, obey_first, spoken_adjustments
@@ -75,6 +76,7 @@ def train(plan: Plan, run: RunDirectory, control: Control, recorder: Recorder) -
     if start == length.total_steps and not final.exists():
         recorder.patiently(lambda: outputs.save(config.output.output_name, start), "the adapter")
 
+    stay()
     step_began = time.perf_counter()
     for done in range(start, length.total_steps):
         order = commands.obey(done)

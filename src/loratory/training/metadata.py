@@ -5,6 +5,7 @@ from collections import Counter
 from datetime import UTC, datetime
 
 import loratory
+from loratory.config.kohya.export_network import described_network
 from loratory.config.schema import Config
 from loratory.dataset.scan import ConceptFolder
 from loratory.training.plan import Plan
@@ -36,11 +37,7 @@ def adapter_metadata(
     network: dict[str, object] = {
         "ss_v2": plan.info.family == "sd2",
         "ss_base_model_version": _base_version(plan),
-        "ss_network_module": "networks.lora" if config.network.network_type == "lora" else "lycoris.kohya",
-        # What sd-scripts' resizing writes where modules differ.
-        "ss_network_dim": "Dynamic" if config.network.dim_from_weights else config.network.network_dim,
-        "ss_network_alpha": "Dynamic" if config.network.dim_from_weights else config.network.network_alpha,
-        "ss_network_args": json.dumps(_network_args(config)),
+        **network_metadata(config),
     }
     # Front ends read these to load a file; the rest is history and can be left out.
     values: dict[str, object] = network if config.output.no_metadata else network | _history(config, plan, step, epoch)
@@ -55,26 +52,26 @@ def adapter_metadata(
     return {key: str(value) for key, value in values.items()}
 
 
+def network_metadata(config: Config) -> dict[str, object]:
+    """Module, sizes and arguments of the network under the names of sd-scripts and LyCORIS, as their tools read them.
+
+    A type without ranks has None for them, and a network whose layers have ranks of their own "Dynamic", as sd-scripts'
+    resizing writes it. `ss_network_args` holds all that it takes to train the same again.
+    """
+    described = described_network(config)
+    own_sizes = config.network.dim_from_weights
+    return {
+        "ss_network_module": described.module,
+        "ss_network_dim": "Dynamic" if own_sizes else described.dim,
+        "ss_network_alpha": "Dynamic" if own_sizes else described.alpha,
+        "ss_network_args": json.dumps(described.items),
+    }
+
+
 def _base_version(plan: Plan) -> str:
     version = _BASE_VERSION[plan.info.family]
     v_prediction = plan.info.prediction_type == "v_prediction"
     return f"{version}_v" if v_prediction and plan.info.family == "sd2" else version
-
-
-def _network_args(config: Config) -> dict[str, str]:
-    network = config.network
-    if network.network_type == "lora":
-        chosen: dict[str, object] = {"rank_dropout": network.rank_dropout, "module_dropout": network.module_dropout}
-    else:
-        chosen = {
-            "algo": "lora" if network.network_type == "dora" else network.network_type,
-            "conv_dim": network.conv_dim,
-            "conv_alpha": network.conv_alpha,
-            "dora_wd": network.network_type == "dora" or None,
-            "rank_dropout": network.rank_dropout,
-            "module_dropout": network.module_dropout,
-        }
-    return {key: str(value) for key, value in chosen.items() if value}
 
 
 def _history(config: Config, plan: Plan, step: int, epoch: int) -> dict[str, object]:
@@ -111,6 +108,8 @@ def _history(config: Config, plan: Plan, step: int, epoch: int) -> dict[str, obj
         "ss_max_grad_norm": optimizer.max_grad_norm,
         "ss_network_dropout": config.network.network_dropout or None,
         "ss_scale_weight_norms": config.network.scale_weight_norms or None,
+        "ss_network_train_unet_only": config.network.network_train_unet_only or None,
+        "ss_network_train_text_encoder_only": config.network.network_train_text_encoder_only or None,
         "ss_clip_skip": config.model.clip_skip,
         "ss_max_token_length": caption.max_token_length,
         "ss_shuffle_caption": caption.shuffle_caption,

@@ -132,7 +132,7 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
             found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
         missing = getattr(error, "name", None) or module_name
-        hint = f"pip install 'loratory[{kind.extra}]'" if kind.extra else "Check the path, or install its package."
+        hint = f"pip install '.[{kind.extra}]'" if kind.extra else "Check the path, or install its package."
         raise LoratoryError(
             f"optimizer.optimizer_type: {name} cannot be loaded from {missing}: {error}.", hint=hint
         ) from error

@@ -3,7 +3,7 @@
 import io
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from loratory.config.schema import OptimizerSettings
+from loratory.adapters.blocks import block_factors
+from loratory.adapters.keys import Family
+from loratory.adapters.roles import LORA_UP
+from loratory.config.schema import NetworkSettings, OptimizerSettings
 from loratory.errors import LoratoryError
 from loratory.training.optimizer_types import (
     ADAPTIVE,
@@ -21,42 +24,86 @@ from loratory.training.optimizer_types import (
     optimizer_type,
 )
 
-__all__ = ["ADAPTIVE", "Optimizers", "TrainedPart", "refuse_wrong_arguments", "state_tensors", "trained_parts"]
+__all__ = [
+    "ADAPTIVE",
+    "Optimizers",
+    "TrainedPart",
+    "refuse_block_rates",
+    "refuse_wrong_arguments",
+    "state_tensors",
+    "trained_parts",
+]
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainedPart:
-    """Parameters that share a base learning rate (> 0): the UNet's or the text encoders'."""
+    """Parameters that share a base learning rate (> 0): the UNet's or the text encoders', or some of them.
+
+    is_reported: whether its rate is told; of the parts of a UNet whose blocks learn at different rates, one is.
+    """
 
     name: str
     parameters: list[Parameter]
     base_lr: float
+    is_reported: bool = True
 
 
 def trained_parts(
-    name: str, named_parameters: Iterable[tuple[str, Parameter]], base_lr: float, settings: OptimizerSettings
+    name: str,
+    named_parameters: Iterable[tuple[str, Parameter]],
+    base_lr: float,
+    settings: OptimizerSettings,
+    factors: Mapping[str, float] | None = None,
 ) -> list[TrainedPart]:
     """The part `name`, or with LoRA+ (arXiv 2402.12354) two: the upper halves learn apart, as `<name>_up`.
 
-    name: "unet", or one that begins with "text_encoder". named_parameters: names as in files
-    (`<key>.lora_up.weight`). Raises LoratoryError when a ratio is set and no parameter is an upper half.
+    name: "unet", or one that begins with "text_encoder". named_parameters: `<key>.lora_up.weight` and the like, as
+    `Adapter.named_parameters` has them. factors: of the rate, > 0, by module key, 1 where missing: see `_by_factor`.
     """
     own = settings.loraplus_unet_lr_ratio if name == "unet" else settings.loraplus_text_encoder_lr_ratio
     ratio = settings.loraplus_lr_ratio if own is None else own
     named = list(named_parameters)
     if ratio is None:
-        return [TrainedPart(name, [parameter for _, parameter in named], base_lr)]
-    lower = [parameter for key, parameter in named if not key.endswith(".lora_up.weight")]
-    upper = [parameter for key, parameter in named if key.endswith(".lora_up.weight")]
-    if not upper:
-        raise LoratoryError(
-            "optimizer.loraplus_lr_ratio: LoRA+ needs adapters with a lora_up; this network_type has none.",
-            hint='Leave the ratios out, or use network_type "lora", "locon" or "dora".',
-        )
-    parts = [TrainedPart(name, lower, base_lr), TrainedPart(f"{name}_up", upper, base_lr * ratio)]
+        return _by_factor(name, named, base_lr, factors or {})
+    lower = [each for each in named if not _is_upper(each[0])]
+    upper = [each for each in named if _is_upper(each[0])]
+    parts = [
+        *_by_factor(name, lower, base_lr, factors or {}),
+        *_by_factor(f"{name}_up", upper, base_lr * ratio, factors or {}),
+    ]
     return [part for part in parts if part.parameters]
+
+
+def _is_upper(name: str) -> bool:
+    return name.partition(".")[2].startswith(LORA_UP)  # DyLoRA has one for each block: lora_up.weight.0
+
+
+def _by_factor(
+    name: str, named: Sequence[tuple[str, Parameter]], base_lr: float, factors: Mapping[str, float]
+) -> list[TrainedPart]:
+    """Parameters of the same factor together, the largest factor first.
+
+    The part that is reported keeps the name: that of factor 1, or else of the largest. The others have their factor in
+    the name ("unet x0.5") and are in the same proportion to it all through the run.
+    """
+    grouped: dict[float, list[Parameter]] = {}
+    for key, parameter in named:
+        grouped.setdefault(factors.get(key.partition(".")[0], 1.0), []).append(parameter)
+    if len(grouped) < 2:
+        factor = next(iter(grouped), 1.0)
+        return [TrainedPart(name, [parameter for _, parameter in named], base_lr * factor)]
+    shown = 1.0 if 1.0 in grouped else max(grouped)
+    return [
+        TrainedPart(
+            name if factor == shown else f"{name} x{factor!r}",
+            parameters,
+            base_lr * factor,
+            is_reported=factor == shown,
+        )
+        for factor, parameters in sorted(grouped.items(), reverse=True)
+    ]
 
 
 class Optimizers:
@@ -67,6 +114,7 @@ class Optimizers:
 
     def __init__(self, parts: list[TrainedPart], settings: OptimizerSettings) -> None:
         self._parts = parts
+        self._reported = {part.name for part in parts if part.is_reported}
         rates = {part.base_lr for part in parts}
         apart = optimizer_type(settings.optimizer_type).one_rate and len(rates) > 1
         bundles = [[part] for part in parts] if apart else [parts]
@@ -116,19 +164,21 @@ class Optimizers:
                 groups[part.name]["lr"] = part.base_lr * multiplier
 
     def rates(self) -> dict[str, float]:
-        """The learning rate of each part; where AdaFactor sets it, that of the last step without a tensor's scale."""
+        """The learning rate of each reported part; where AdaFactor sets it, that of the last step without a tensor's
+        scale."""
         return {
             group["name"]: _relative_step(optimizer, group) if group["lr"] is None else float(group["lr"])
             for optimizer in self.all
             for group in optimizer.param_groups
+            if group["name"] in self._reported
         }
 
     def step_sizes(self) -> Tensor | None:
-        """The d of each part in the order of `rates`, shape (parts,), where it lives on the device; else None.
+        """The d of each reported part in the order of `rates`, shape (parts,), where it lives on the device; else None.
 
         Later steps leave the tensor alone, so it can be read late.
         """
-        sizes = [group.get("d", 1.0) for group in self._groups().values()]
+        sizes = [group.get("d", 1.0) for name, group in self._groups().items() if name in self._reported]
         device = next((size.device for size in sizes if isinstance(size, Tensor)), None)
         if device is None:
             return None
@@ -199,6 +249,18 @@ def _make(parts: list[TrainedPart], settings: OptimizerSettings) -> torch.optim.
     if kind.path.startswith("prodigyplus."):
         optimizer.log = _LOG.info  # it prints while it steps, too
     return optimizer
+
+
+def refuse_block_rates(network: NetworkSettings, settings: OptimizerSettings, family: Family) -> None:
+    """Raises LoratoryError for learning rates by block that do not fit the model, or where the optimizer sets its rate
+    itself and would pass over them."""
+    factors = block_factors(network, family)
+    if settings.sets_its_own_rate and factors is not None and set(factors) - {0.0, 1.0}:
+        raise LoratoryError(
+            f"network.down_lr_weight: {settings.optimizer_type} sets its learning rate itself here, and block factors "
+            "do nothing.",
+            hint="Leave down_lr_weight, mid_lr_weight and up_lr_weight out, or use factors of 0 and 1.",
+        )
 
 
 def refuse_wrong_arguments(settings: OptimizerSettings, dtype: torch.dtype = torch.float32) -> None:

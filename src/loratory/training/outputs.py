@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from loratory import atomic
 from loratory.adapters.files import save_adapter
-from loratory.adapters.verify import compare_with_live
+from loratory.adapters.self_check import compare_with_live
 from loratory.config.schema import Config
 from loratory.errors import FAILED, LoratoryError
 from loratory.models.detect import ModelInfo

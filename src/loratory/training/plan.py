@@ -15,10 +15,10 @@ from torch import nn
 from loratory.adapters.base_weights import refuse_unmergeable
 from loratory.adapters.keys import Component
 from loratory.adapters.network_weights import refuse_misfit, sizes_from_weights
+from loratory.adapters.sizes import parameter_count
 from loratory.adapters.targets import Target, find_targets
 from loratory.config.lint import Advice, lint
 from loratory.config.schema import Config
-from loratory.config.unbuilt import refuse_unbuilt
 from loratory.dataset.buckets import Placement, place_image
 from loratory.dataset.epochs import EpochOrder, FolderCount, RunLength, resolve_length
 from loratory.dataset.scan import Dataset, TrainImage, refuse_errors, scan_dataset
@@ -33,7 +33,7 @@ from loratory.training.attention import refuse_missing_attention
 from loratory.training.compilation import refuse_unknown_compiler
 from loratory.training.facts import facts_of
 from loratory.training.frozen import refuse_unsuited_storage
-from loratory.training.optimizers import refuse_wrong_arguments, state_tensors
+from loratory.training.optimizers import refuse_block_rates, refuse_wrong_arguments, state_tensors
 from loratory.training.plan_checks import (
     disk_warnings,
     refuse_clip_skip,
@@ -162,7 +162,6 @@ def make_plan(config: Config, processes: int = 1) -> Plan:
 
     processes: how many train together; each takes `train_batch_size` pictures of a batch.
     """
-    refuse_unbuilt(config)
     dataset = scan_dataset(config.dataset, config.caption)
     refuse_errors(dataset)
     info = detect_model(config.model, config.noise)
@@ -197,6 +196,7 @@ def make_plan(config: Config, processes: int = 1) -> Plan:
 
     unet, text_encoders = meta_unet_and_text_encoders(info)
     refuse_text_encoder_rates(config, len(text_encoders))
+    refuse_block_rates(config.network, config.optimizer, info.family)
     refuse_unsuited_storage(config, unet)
     refuse_missing_attention(training.cross_attention)
     refuse_unknown_compiler(training)
@@ -287,15 +287,12 @@ def _parts(
     parts: list[Part] = []
     for name, lr, components in named:
         mine = [target for target in targets if target.component in components]
-        parameters = sum(_size(target, models[target.component], config) for target in mine)
+        parameters = sum(
+            parameter_count(models[target.component].get_submodule(target.path), target, config.network)
+            for target in mine
+        )
         parts.append(Part(name, lr, len(mine), parameters, tuple(dict.fromkeys(t.component for t in mine))))
     return parts
-
-
-def _size(target: Target, model: nn.Module, config: Config) -> int:
-    outputs, inputs, *kernel = model.get_parameter(f"{target.path}.weight").shape
-    magnitudes = outputs if config.network.network_type == "dora" else 0
-    return target.rank * (inputs * math.prod(kernel) + outputs) + magnitudes
 
 
 def _count_saves(config: Config, length: RunLength) -> int:

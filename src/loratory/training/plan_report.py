@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from loratory.config.lint import Facts, FolderFacts
+from loratory.config.schema.network import USED_BY
 
 if TYPE_CHECKING:
     from loratory.training.measure import Measured
@@ -63,19 +64,28 @@ def plan_report(plan: "Plan") -> dict[str, Any]:
 
 def _network(plan: "Plan", part: "Part") -> dict[str, Any]:
     """rank, scale: of linear layers; conv_rank, conv_scale: of convolutions larger than 1x1; None where none is
-    trained. The scale is alpha / rank, or what the settings make of it."""
-    mine = [target for target in plan.targets if target.component in part.components]
-    linear = next((target for target in mine if not target.is_conv), None)
-    conv = next((target for target in mine if target.is_conv), None)
+    trained, for types without rank and alpha, and where they differ between layers: rank_varies. The scale is
+    alpha / rank, or what the settings make of it."""
+    network = plan.config.network
+    has_ranks = network.network_type in USED_BY["network_alpha"] and not network.full_matrix
+    mine = [
+        target for target in plan.targets if has_ranks and target.component in part.components and not target.is_norm
+    ]
+    linear = {(target.rank, target.scale) for target in mine if not target.is_conv}
+    conv = {(target.rank, target.scale) for target in mine if target.is_conv}
+    varies = len(linear) > 1 or len(conv) > 1
+    rank, scale = next(iter(linear), (None, None)) if not varies else (None, None)
+    conv_rank, conv_scale = next(iter(conv), (None, None)) if not varies else (None, None)
     return {
         "part": part.name,
         "learning_rate": part.lr if part.modules else 0.0,
         "modules": part.modules,
         "parameters": part.parameters,
-        "rank": linear and linear.rank,
-        "scale": linear and linear.scale,
-        "conv_rank": conv and conv.rank,
-        "conv_scale": conv and conv.scale,
+        "rank": rank,
+        "scale": scale,
+        "conv_rank": conv_rank,
+        "conv_scale": conv_scale,
+        "rank_varies": varies,
     }
 
 

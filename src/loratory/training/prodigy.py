@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from loratory.adapters.precision import widest
+
 # Numbers of the whole optimizer that live on the device; every group refers to the same ones.
 _SCALARS = ("d", "d_max", "d_numerator", "k")
 _HALF = (torch.float16, torch.bfloat16)
@@ -23,6 +25,8 @@ _HALF = (torch.float16, torch.bfloat16)
 
 class Prodigy(Optimizer):
     """Adam that finds its own step size d, which grows from d0.
+
+    Differs from prodigyopt for parameters without a gradient in a step: see `_resting`.
 
     lr: factor on d, best left at 1; all groups share one (or 0 for all during a warm-up step). beta3: decay of the
     sums behind d, sqrt(beta2) if None. decouple: weight decay as in AdamW. safeguard_warmup: leaves lr out of the
@@ -74,8 +78,7 @@ class Prodigy(Optimizer):
 
     def _keep_scalars(self, values: dict[str, float] | dict[str, Tensor]) -> None:
         device = self.param_groups[0]["params"][0].device
-        # Double precision as in Python's own numbers, which prodigyopt uses; Apple's GPUs have none.
-        dtype = torch.float32 if device.type == "mps" else torch.float64
+        dtype = widest(device)  # as Python's own numbers, which prodigyopt uses
         for name, value in values.items():
             scalar = torch.as_tensor(value, dtype=dtype, device=device)
             for group in self.param_groups:
@@ -111,7 +114,7 @@ class Prodigy(Optimizer):
         chunks = _chunks(parameters)
         sums = [self._gather(chunk, rate) for chunk in chunks]
         progress = torch.stack([moved for moved, _ in sums]).sum()
-        denominator = torch.stack([norm for _, norm in sums]).sum()
+        denominator = torch.stack([norm for _, norm in sums]).sum() + self._resting()
 
         # As long as every gradient has been zero there is nothing to work d out from, and the step is left out.
         active = denominator > 0
@@ -156,6 +159,21 @@ class Prodigy(Optimizer):
         torch._foreach_mul_(s, group["beta3"])
         torch._foreach_add_(s, scaled)
         return progress, torch.stack(torch._foreach_norm(s, 1)).sum(dtype=d.dtype)
+
+    def _resting(self) -> Tensor | float:
+        """The part in the denominator of d of parameters without a gradient in this step, as if it were zero.
+
+        The numerator remembers what they did to it. Without them d would be as many times too large as there are
+        blocks of DyLoRA, of which every step trains one. prodigyopt leaves them out.
+        """
+        group = self.param_groups[0]
+        resting: list[Tensor] = [
+            self.state[p]["s"] for g in self.param_groups for p in g["params"] if p.grad is None and p in self.state
+        ]
+        if not resting:
+            return 0.0
+        torch._foreach_mul_(resting, group["beta3"])
+        return torch.stack(torch._foreach_norm(resting, 1)).sum(dtype=group["d"].dtype)
 
     def _move(self, parameters: list[Tensor], rate: Tensor) -> None:
         """Changes the parameters, `rate` being d x the learning rate from before d grew."""

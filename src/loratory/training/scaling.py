@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
-from loratory.adapters.lora import Adapter
-from loratory.adapters.roles import DORA_SCALE
+from loratory.adapters.adapter import Adapter
+from loratory.adapters.forms.low_rank import SCALAR
+from loratory.adapters.roles import DORA_SCALE, RESCALE
+
+_ALWAYS_FLOAT = (DORA_SCALE, RESCALE, SCALAR)
 
 
 class HalfGradScaler(GradScaler):
@@ -32,10 +35,12 @@ def make_scaler(device_type: str, *, enabled: bool, half_parameters: bool) -> Gr
 def cast_adapter(adapter: Adapter, dtype: torch.dtype) -> None:
     """Puts the trained tensors of an adapter in `dtype`, in place: the Parameters stay the same objects.
 
-    The magnitudes of DoRA stay float32. Before optimizers are made, which take the format of their state from the
-    parameters. Alpha, strength and the norms of DoRA are computed as before.
+    Single numbers and those that lie about 1 stay float32 (scalars, the magnitudes of DoRA, the factors of rotations):
+    half precision saves nothing there, and a step of training would be lost in its rounding. Before optimizers are
+    made, which take the format of their state from the parameters. Alpha, strength and the norms of DoRA are computed
+    as before.
     """
     for layer in adapter.layers:
         for role, parameter in layer.tensors().items():
-            if role != DORA_SCALE:  # a vector each, and too coarse in half precision for what a step changes
+            if role not in _ALWAYS_FLOAT:
                 parameter.data = parameter.data.to(dtype)

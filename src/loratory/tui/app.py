@@ -6,32 +6,32 @@ import importlib
 import io
 import os
 import signal
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.console import Console
 from textual import events
+from textual._styles_cache import StylesCache
+from textual._xterm_parser import XTermParser
 from textual.app import App
+from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
 from textual.filter import LineFilter
 from textual.message import Message
 from textual.message_pump import MessagePump
 
 from loratory.errors import FAILED, LoratoryError
-from loratory.paths import cache_dir, config_dir
 from loratory.terminal.modes import Graphics
-from loratory.terminal.probe import settle
 from loratory.tui.ascii_only import AsciiOnly
+from loratory.tui.crash import keep_crash
 from loratory.tui.first_frame import FirstFrame, is_loaded, module_of
 from loratory.tui.in_turn import KeysInTurn
 from loratory.tui.keymaps import Keymaps
-from loratory.tui.project import Project, open_project
+from loratory.tui.project import Project
 from loratory.tui.text import ASCII, UNICODE, Glyphs, Harmless
 
 if TYPE_CHECKING:
@@ -44,15 +44,9 @@ if TYPE_CHECKING:
 
 # So long an orderly end may take once the terminal is gone; captions are written to the last in any case.
 _ORDERLY_END_S = 5.0
+# By then the screen behind a page that was closed has been drawn.
+_COLLECTED_AFTER_S = 0.1
 _FIRST_FRAME = "first-frame"  # the mode it has; panes have theirs by their names
-
-
-class Left(NamedTuple):
-    """What there is when the screens have ended. run: still trains in this process, and goes on while that lives.
-    problem: what went wrong, to be told."""
-
-    run: "RunThread | None"
-    problem: LoratoryError | None
 
 
 class LoratoryApp(App[None]):
@@ -99,6 +93,16 @@ class LoratoryApp(App[None]):
         self._harmless = Harmless()
         self._ascii_only = glyphs is ASCII
         self._keys_in_turn = KeysInTurn(super().on_event, self._way_of_keys)
+        self.typed_ahead = ""
+        """Keys as a terminal sends them, pressed before the program could read them."""
+
+    def on_load(self) -> None:
+        # Here they come before those that the terminal still holds.
+        if self.typed_ahead:
+            parser = XTermParser()
+            for event in (*parser.feed(self.typed_ahead), *parser.feed("")):  # "": what may begin a sequence is a key
+                if isinstance(event, (events.Key, events.Paste)):
+                    self.post_message(event)
 
     async def on_event(self, event: events.Event) -> None:
         if isinstance(event, (events.Key, events.Paste)) and not event.is_forwarded:
@@ -189,12 +193,23 @@ class LoratoryApp(App[None]):
 
     def _print_error_renderables(self) -> None:
         """Keeps the traceback of a defect, which shows captions, in a file instead of on the terminal."""
+        if not self._exit_renderables:
+            return  # a good end; what is kept of an earlier one stays
         text = io.StringIO()
-        console = Console(file=text, width=120)
+        console = Console(file=text, width=120, markup=False, emoji=False)
         for renderable in self._exit_renderables:
             console.print(renderable)
         self._exit_renderables.clear()
-        _keep_crash(text.getvalue())
+        keep_crash(text.getvalue())
+
+    def pop_screen(self) -> AwaitComplete:
+        # Textual's cache of colours keeps the newest 1,024 widgets that were drawn, with all lines that were drawn of
+        # them: some 9,000 objects for each opening of a page, among which the collector then searches for garbage.
+        StylesCache.get_inner_outer.cache_clear()
+        # A page is one large circle. It is collected now, while what lies behind it is looked at, rather than with two
+        # others at some later key, which would wait for 30 ms and more.
+        self.set_timer(_COLLECTED_AFTER_S, _collect_garbage)
+        return super().pop_screen()
 
     def show_pane(self, name: str, at: str | None = None) -> None:
         """Brings a pane to the front, at the picture of that name; it is made when it is first wanted."""
@@ -236,6 +251,7 @@ class LoratoryApp(App[None]):
 
     def start(self, config: "Config") -> "RunDirectory":
         """Trains in a thread of this process, one run at a time, and shows it."""
+        self._refuse_in_a_view()
         self._refuse_second_run()
         run = _new_run(config)
         self._train(config, run)
@@ -243,6 +259,7 @@ class LoratoryApp(App[None]):
 
     def start_detached(self, config: "Config") -> "RunDirectory":
         """Trains in a process of its own, and shows it."""
+        self._refuse_in_a_view()
         run = _new_run(config)
         self._start_apart(run)
         return run
@@ -251,12 +268,17 @@ class LoratoryApp(App[None]):
         """Goes on with a run that has stopped, failed or crashed."""
         from loratory.runs.host import open_for_resume
 
+        self._refuse_in_a_view()
         if detached:
             open_for_resume(run)
             self._start_apart(run)
         else:
             self._refuse_second_run()
             self._train(open_for_resume(run), run)
+
+    def _refuse_in_a_view(self) -> None:
+        if self.read_only:
+            raise LoratoryError("This is a read-only view: nothing is trained from here.")
 
     def _refuse_second_run(self) -> None:
         if self.own_run is not None and self.own_run.is_alive:
@@ -331,15 +353,9 @@ class LoratoryApp(App[None]):
         front.tell(Told("ctrl+q leaves; everything is saved already"))
 
 
-def crash_file() -> Path:
-    """Where the traceback of a defect is kept."""
-    return cache_dir() / "editor-crash.txt"
-
-
-def _keep_crash(text: str) -> None:
-    with suppress(OSError):  # the sentence is told all the same
-        crash_file().parent.mkdir(parents=True, exist_ok=True)
-        crash_file().write_text(text, "utf-8", "backslashreplace")
+def _collect_garbage() -> None:
+    if gc.isenabled():  # not while the engine is loaded, which makes a million objects that stay
+        gc.collect()
 
 
 def _collect_garbage_again() -> None:
@@ -352,76 +368,3 @@ def _new_run(config: "Config") -> "RunDirectory":
     from loratory.runs.store import RunDirectory
 
     return RunDirectory.create(config.output.runs_dir, config.output.output_name, dump_config(config))
-
-
-def run(
-    path: Path,
-    *,
-    first: str = "",
-    preview: str | None = None,
-    mouse: bool = True,
-    ascii_only: bool = False,
-    read_only: bool = False,
-) -> Left:
-    """Opens what lies at `path` until the person leaves: a folder of pictures, a run, a folder of runs, or a config.
-
-    first: the pane to begin with, where it is no folder of pictures. read_only: runs are shown and told nothing.
-    Raises LoratoryError before it starts if it cannot.
-    """
-    if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):  # it draws on the last of them
-        raise LoratoryError("This needs a terminal.", hint="Without one, use the verbs: `loratory --help` lists them.")
-    size = os.get_terminal_size(sys.stdout.fileno())
-    if (size.columns, size.lines) < (1, 1):
-        raise LoratoryError("The terminal says it has no size.", hint="`stty rows 24 columns 80` tells it.")
-    project = open_project(path)
-    session = None
-    if project.dataset is not None:
-        from loratory.editing.session import open_session
-
-        session = open_session(project.dataset)
-    keymaps = Keymaps(config_dir() / "keys.toml")
-    encoding = (sys.stdout.encoding or "").lower()
-    ascii_only = ascii_only or not encoding.startswith("utf")
-    graphics = settle("ascii" if ascii_only and preview is None else preview, os.environ)
-    glyphs = ASCII if ascii_only else UNICODE
-    if not first:
-        has_run = session is None and project.config is None and project.newest_run() is not None
-        first = "run" if has_run else "plan"
-    app = LoratoryApp(session, keymaps, graphics, glyphs, project=project, first=first, read_only=read_only)
-    problem: LoratoryError | None = None
-    try:
-        app.run(mouse=mouse)
-    except Exception:
-        if app.own_run is None:
-            raise
-        _keep_crash(traceback.format_exc())  # a run must not end with the screens, whatever ended these
-        problem = _broken_off()
-    finally:
-        app.close()
-    if app.return_code:  # without this a crash would look like a good end
-        problem = _broken_off()
-    elif session is not None and app.editor_screen.last_words:
-        problem = LoratoryError("\n".join(app.editor_screen.last_words), exit_code=FAILED)
-    thread = app.own_run
-    if thread is None or not thread.is_alive:
-        return Left(None, problem)
-    if app.hung_up:
-        _leave_terminal(thread.run.log)
-    return Left(thread, problem)
-
-
-def _broken_off() -> LoratoryError:
-    return LoratoryError(
-        "The program broke off: a defect of Loratory. Every change that it told of is on disk.",
-        hint=f"{crash_file()} says where; please report it with that.",
-        exit_code=FAILED,
-    )
-
-
-def _leave_terminal(log: Path) -> None:
-    """Sends what would go to a terminal that is gone to `log`."""
-    with suppress(OSError):  # without a log there is still the run
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        for stream in (1, 2):
-            os.dup2(descriptor, stream)
-        os.close(descriptor)

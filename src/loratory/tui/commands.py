@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from loratory.editing.verbs import VERBS, parse_verb
 from loratory.errors import LoratoryError
@@ -110,14 +109,15 @@ class Commands:
     def _caption(self, words: list[str]) -> None:
         if len(words) != 2:
             raise LoratoryError(":caption wants a key of [caption] and a value, such as :caption keep_tokens 2")
+        from pydantic import ValidationError
+
         from loratory.config.schema import CaptionSettings  # takes a tenth of a second to import
 
         caption = {**self._editor.session.settings.caption, words[0]: _value(words[1])}
         try:
             CaptionSettings.model_validate(caption)
-        except ValueError as error:  # pydantic's own is one
-            first: Any = error.errors()[0] if hasattr(error, "errors") else {"msg": str(error)}  # pyright: ignore
-            raise LoratoryError(f":caption {words[0]}: {first['msg']}") from None
+        except ValidationError as error:
+            raise LoratoryError(f":caption {words[0]}: {error.errors()[0]['msg']}") from None
         self._editor.session.settings.caption = caption
         self._changed_settings(f"{words[0]} is {words[1]}")
 

@@ -93,7 +93,7 @@ def show_findings(screen: "TagsScreen") -> None:
     editor, glyphs = screen.editor, screen.glyphs
     rows: list[TableRow[CaptionFinding]] = [
         TableRow(f"{finding.severity:<8} the set  {finding.message}", finding, "bold")
-        for finding in screen.set_findings()
+        for finding in _of_the_set(screen)
     ]
     for item in screen.session.items:
         for finding in editor.findings.known(item):
@@ -126,8 +126,43 @@ def show_findings(screen: "TagsScreen") -> None:
     screen.app.push_screen(TableScreen(f"{_findings(len(rows))}{complete}", rows, keys, "nothing found"), chosen)
 
 
+def _of_the_set(screen: "TagsScreen") -> list[CaptionFinding]:
+    """What is to be said of the set as a whole."""
+    from loratory.editing.checks.dataset_wide import check_set
+
+    context = screen.background.context
+    of_captions = check_set(screen.session.items, context) if context is not None else []
+    return [*of_captions, *screen.background.picture_findings.get("", ())]
+
+
 def _findings(count: int) -> str:
     return "1 finding" if count == 1 else f"{count} findings"
+
+
+def fix(screen: "TagsScreen", *, wide: bool) -> None:
+    """Mends the first finding of the current picture that can be mended, here or in many; asks where it could be done
+    in several ways."""
+    editor, settings = screen.editor, screen.session.settings
+    item = editor.current
+    found = editor.findings.of(item) if item is not None else ()
+    # What is done to pictures comes last here: this screen edits captions.
+    mendable = [finding for finding in found if finding.fixes]
+    finding = next((each for each in mendable if each.caption_fixes), mendable[0] if mendable else None)
+    if item is None or finding is None:
+        editor.tell(Told("nothing here has a fix" if found else "no findings here"))
+        return
+    if wide and settings.vocabulary is None:
+        site = screen.session.site
+        editor.tell(Told(f"say first whose tags these are: `:vocabulary {site}`, or another one", wrong=True))
+        return
+    # What is superfluous here may be needed there: only pictures with the same finding are changed.
+    targets = [other for other in editor.selection.wide if editor.same_finding(finding, other)] if wide else [item]
+    if finding.automatic_fix is None:
+        choose_fix(screen, finding, targets)
+    elif wide:
+        editor.fix_all(finding, targets)
+    else:
+        editor.apply_fix(finding.automatic_fix, targets)
 
 
 def choose_fix(screen: "TagsScreen", finding: CaptionFinding, targets: Sequence[Item]) -> None:

@@ -205,7 +205,7 @@ class Normal:
             "prepend": lambda: self._open(Purpose("add", "put in front of image", front=True)),
             "add-wide": lambda: self._open(Purpose("add", f"add to {wide}", wide=True)),
             "prepend-wide": lambda: self._open(Purpose("add", f"put in front of {wide}", front=True, wide=True)),
-            "edit-text": screen.edit_text,
+            "edit-text": screen.text_editing.open,
             "fix": lambda: screen.fix(wide=False),
             "fix-wide": lambda: screen.fix(wide=True),
             "repeat": lambda: editor.repeat(one),
@@ -253,7 +253,7 @@ class Normal:
             self._tell("no picture here", wrong=True)
             return
         if self._screen.session.known_site == "natural" and purpose.kind == "add" and not purpose.wide:
-            self._screen.edit_text(at_start=purpose.front)
+            self._screen.text_editing.open(at_start=purpose.front)
             return
         self._screen.insert.open(purpose, text)
 

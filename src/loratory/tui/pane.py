@@ -258,6 +258,10 @@ class Pane(Screen[None]):
         event.stop()
         event.prevent_default()
         self._try(lambda: self.takes_key(key) or self._press(key))
+        if self.is_current:  # else a page was opened: it comes first, and this is drawn when it is left
+            self.look()
+
+    def on_screen_resume(self) -> None:
         self.look()
 
     def _try(self, work: Callable[[], object]) -> None:

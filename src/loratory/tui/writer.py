@@ -46,7 +46,7 @@ class Writer:
     def put(self, work: Callable[[], _Result], done: Callable[[_Result | LoratoryError], None]) -> None:
         """Has `work` done after all that was given before; `done` gets its result, or why it failed."""
         self._given += 1
-        self._jobs.put(_Job(work, self._counted(done)))  # pyright: ignore[reportArgumentType]
+        self._jobs.put(_Job(work, self._counted(done)))  # pyright: ignore[reportArgumentType] - each job has a type of its own
 
     @property
     def pending(self) -> int:

@@ -86,7 +86,7 @@ def _foreign(path: Path, tensors: dict[str, torch.Tensor]) -> Network:
     except ModuleNotFoundError as error:
         raise LoratoryError(
             f"{kind}, and {error.name}, which is needed for it, is not installed.",
-            hint="Install what is missing with: pip install 'loratory[upscalers]'",
+            hint="Install what is missing with: pip install '.[upscalers]'",
             exit_code=FAILED,
         ) from error
     except (ImportError, RuntimeError) as error:

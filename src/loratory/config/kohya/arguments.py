@@ -40,7 +40,7 @@ def translate(
     _translate_length(arguments, to)
     _translate_optimizer(arguments, to)
     translate_rates(arguments, to)
-    translate_network(arguments, network, to, with_defaults=with_defaults)
+    translate_network(arguments, network, to)
     _translate_samples(arguments, to, with_defaults=with_defaults)
     _translate_logs(arguments, to)
     _translate_others(arguments, to, is_sdxl=is_sdxl)

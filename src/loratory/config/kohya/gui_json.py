@@ -15,7 +15,6 @@ from loratory.config.kohya.settings import (
     GUI_DEFAULTS,
     GUI_NAMES,
     IGNORED,
-    NETWORK_ARGS,
     REFUSED,
     SD_DEFAULTS,
     SETTING_OF,
@@ -157,7 +156,7 @@ def _network(fields: dict[str, Given], to: Translation) -> Arguments:
         item = "preset" if key == "LyCORIS_preset" else key
         if key not in chosen.passes:
             to.drop(field, f"not used by the type {name}")
-        elif item in NETWORK_ARGS and _passes_on(item, field, to):
+        elif _passes_on(item, field, to):
             network[item] = field
     return Arguments(arguments, network)
 

@@ -19,7 +19,6 @@ from loratory.config.kohya.settle import settle
 from loratory.config.kohya.translation import MODEL, Translation
 from loratory.config.schema import Config
 from loratory.config.toml_files import expanded, parse_toml, read_text, read_toml
-from loratory.config.unbuilt import unbuilt_settings
 from loratory.errors import LoratoryError
 
 _KNOWN_ARGUMENTS = frozenset(SETTING_OF) | set(CONVERTED) | set(IGNORED) | set(REFUSED)
@@ -44,7 +43,6 @@ class Imported:
     defaults: dict[str, object]
     missing: list[str]
     hints: list[str]
-    unbuilt: list[str]
 
     @property
     def is_faithful(self) -> bool:
@@ -95,7 +93,7 @@ def _finished(kind: str, to: Translation) -> Imported:
         missing.append("dataset.train_data_dir")
     config = settle(to, missing)
     entries = list(to.entries.values())
-    return Imported(kind, config, to.settings, entries, to.defaults, missing, to.hints, unbuilt_settings(config))
+    return Imported(kind, config, to.settings, entries, to.defaults, missing, to.hints)
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 
+from loratory.config.kohya.network_sizes import fill_in_convolutions, size, translate_sizes
 from loratory.config.kohya.report import Given
-from loratory.config.kohya.settings import NETWORK_ARGS, SETTING_OF
+from loratory.config.kohya.settings import BLOCK_ARGS, NETWORK_ARGS, REFUSED_ARGS, SUPERFLUOUS_ARGS
 from loratory.config.kohya.translation import Translation
-from loratory.config.kohya.values import is_empty, number, whole, writable
-from loratory.config.schema import network as schema
-
-LARGEST_DIM = 4096
+from loratory.config.kohya.values import is_empty, writable
+from loratory.config.schema.network import USED_BY, WITHOUT_CONVOLUTIONS
 
 OWN_NETWORK = "a LyCORIS type of Loratory"
 """The module of an adapter that Loratory wrote for loaders as one of LyCORIS."""
@@ -18,13 +17,22 @@ _NATIVE = {"networks.lora": "lora", "networks.dylora": "dylora", "networks.loha"
 _ALGORITHMS = {"lora": "locon"} | {
     name: name for name in ("locon", "loha", "lokr", "dylora", "glora", "ia3", "diag-oft", "boft", "full")
 }
-_PRESETS = ("full", "attn-mlp", "attn-only", "unet-only")
+_PRESETS = ("full", "attn-mlp", "attn-only", "unet-only", "transformer-only")
+_OTHER_PRESETS = {"unet-transformer-only": ("transformer-only", ""), "full-lin": ("attn-mlp", "without convolutions")}
 _LOCON_DIFFERS = "LyCORIS also trains conv_in, conv_out and the time embedding, which LoCon here leaves alone"
+_NATIVE_DIFFERS = "trained here as in LyCORIS: conv_in, conv_out and the time embedding too"
+_NO_CONVOLUTIONS = "without 3x3 convolutions the transformer blocks are trained"
+_IA3_LAYERS = "iA3 has a list of layers of its own here, that of LyCORIS' preset ia3"
+
+_ONLY_THERE: dict[tuple[str, str], str] = {
+    ("full", "rank_dropout"): "full has no ranks to leave out here; module_dropout leaves out whole layers",
+    ("glora", "use_tucker"): "GLoRA has plain convolutions here",
+    ("glora", "use_scalar"): "GLoRA starts from zeroed weights here",
+}
+"""What LyCORIS has for a type and Loratory has not, by type and item."""
 
 
-def translate_network(
-    arguments: dict[str, Given], network: Mapping[str, Given], to: Translation, *, with_defaults: bool
-) -> None:
+def translate_network(arguments: dict[str, Given], network: Mapping[str, Given], to: Translation) -> None:
     """The kind of adapter, from module, algorithm and DoRA flag; its sizes and other arguments.
 
     arguments: `network_module`, `network_dim` and `network_alpha` are taken out of it. network: the items of
@@ -39,29 +47,28 @@ def translate_network(
         else:
             items[name] = each
     module = arguments.pop("network_module", Given("", "networks.lora"))
-    is_lycoris = str(module.value).strip() in LYCORIS | {OWN_NETWORK}
+    name = str(module.value).strip()
+    is_lycoris = name in LYCORIS | {OWN_NETWORK}
     kind = _lycoris_type(module, items, to) if is_lycoris else _native_type(module, items, to)
     to.settings["network.network_type"] = kind
-    if is_lycoris and with_defaults:
-        _fill_in_convolutions(kind, items, arguments)
-    if kind == "dylora" and not is_lycoris:
-        items.setdefault("unit", Given("", 1))
-    _translate_sizes(kind, items, arguments, to)
-    for name, each in items.items():
-        if name == "preset":
-            _translate_preset(each, kind, to)
-        elif name not in NETWORK_ARGS:
-            to.refuse(each, "not known here", important=False)
-        elif name.startswith("loraplus") and str(each.value) in ("0", "0.0"):
-            to.drop(each, "off")
-        else:
-            to.put(each, NETWORK_ARGS[name])
+    if name not in ("networks.lora", OWN_NETWORK):
+        for key in [key for key in items if key in BLOCK_ARGS]:
+            to.drop(items.pop(key), f"{'LyCORIS' if is_lycoris else name} has no such argument")
+    if is_lycoris:
+        fill_in_convolutions(kind, items, arguments)
+    else:
+        _native_defaults(kind, items, to)
+    _translate_layers(kind, items, to)
+    translate_sizes(kind, items, arguments, to)
+    for key, each in items.items():
+        _translate_item(key, each, kind, to)
 
 
 def _native_type(module: Given, items: dict[str, Given], to: Translation) -> str:
     name = str(module.value).strip()
     kind = _NATIVE.get(name, "lora")
-    if kind == "lora" and "conv_dim" in items and _size(items["conv_dim"]) != 0:
+    has_convolutions = "conv_dim" in items and size(items["conv_dim"]) != 0
+    if kind == "lora" and has_convolutions:
         kind = "locon"
     if name == "networks.lora_fa":
         to.refuse(
@@ -70,11 +77,11 @@ def _native_type(module: Given, items: dict[str, Given], to: Translation) -> str
     elif name not in _NATIVE:
         to.refuse(module, f"no such network here; {kind} is trained", setting="network.network_type")
     else:
-        to.note(module, "changed" if module.reason else "mapped", "network.network_type", kind, module.reason)
-    if kind == "lora" and "conv_dim" in items:
-        to.drop(items.pop("conv_dim"), "no convolutions are trained")
-        if "conv_alpha" in items:
-            to.drop(items.pop("conv_alpha"), "no convolutions are trained")
+        differs = _NATIVE_DIFFERS if has_convolutions and kind not in ("lora", "locon") else ""
+        reason = "; ".join(filter(None, (module.reason, differs)))
+        to.note(module, "changed" if reason else "mapped", "network.network_type", kind, reason)
+    if kind == "lora":
+        _without_conv_items(items, to, "no convolutions are trained")
     return kind
 
 
@@ -86,90 +93,83 @@ def _lycoris_type(module: Given, items: dict[str, Given], to: Translation) -> st
         kind = "locon"
     reason = ""
     if kind == "locon":
-        dora = items.pop("dora_wd", None)
-        if dora is not None and to.is_on(dora):
-            kind = "dora"
-            to.note(dora, "changed", "network.network_type", kind, "DoRA is a network type of its own")
-        elif dora is not None:
-            to.drop(dora, "off")
         selection = str(items["preset"].value) if "preset" in items else "full"
         reason = _LOCON_DIFFERS if selection == "full" and module.value != OWN_NETWORK else ""
-        if kind == "locon" and "conv_dim" in items and _size(items["conv_dim"]) == 0:
-            kind = "lora"
-            to.drop(items.pop("conv_dim"), "LyCORIS trains no convolutions with 0")
-            if "conv_alpha" in items:
-                to.drop(items.pop("conv_alpha"), "no convolutions are trained")
-    elif "dora_wd" in items:
-        dora = items.pop("dora_wd")
-        if to.is_on(dora):
-            to.refuse(dora, f"weights are decomposed (DoRA) in LoCon alone; a plain {kind} is trained")
-        else:
-            to.drop(dora, "off")
+        needs_locon = any(to.is_on(items.get(name)) for name in ("use_scalar", "train_norm"))
+        if "conv_dim" in items and size(items["conv_dim"]) == 0 and not needs_locon:
+            kind = _without_convolutions(items, to)
+    if "dora_wd" in items and kind not in USED_BY["dora_wd"]:
+        to.drop(items.pop("dora_wd"), f"LyCORIS does not decompose the weights of {kind} either")
     for each in (algorithm, module):
         to.note(each, "changed" if reason else "mapped", "network.network_type", kind, reason)
     return kind
 
 
-def _fill_in_convolutions(kind: str, items: dict[str, Given], arguments: dict[str, Given]) -> None:
-    """LyCORIS gives convolutions the network's own rank and alpha where it is not told otherwise; so does locon here,
-    and the other types have to be told."""
-    if kind == "lora" or kind not in schema.USED_BY["conv_dim"] or (kind == "locon" and "conv_dim" not in items):
+def _without_convolutions(items: dict[str, Given], to: Translation) -> str:
+    """LyCORIS' LoCon whose convolutions have rank 0: a plain LoRA, or a DoRA."""
+    _without_conv_items(items, to, "LyCORIS trains no convolutions with 0")
+    if not to.is_on(items.get("dora_wd")):
+        return "lora"
+    to.note(items.pop("dora_wd"), "mapped", "network.network_type", "dora")
+    return "dora"
+
+
+def _without_conv_items(items: dict[str, Given], to: Translation, reason: str) -> None:
+    for name in ("conv_dim", "conv_alpha"):
+        if name in items:
+            to.drop(items.pop(name), reason)
+
+
+def _native_defaults(kind: str, items: dict[str, Given], to: Translation) -> None:
+    """What sd-scripts' own modules do without being told, or always, and the types here do not."""
+    if kind in ("lora", "locon"):
         return
-    for name, source in (("conv_dim", "network_dim"), ("conv_alpha", "network_alpha")):
-        if name not in items and source in arguments:
-            items[name] = Given("", arguments[source].value)
+    items.setdefault("conv_dim", Given("", 0))
+    if kind == "dylora":
+        items.setdefault("unit", Given("", 1))
+    elif "rank_dropout" in items:
+        items.setdefault("rank_dropout_scale", Given("", True))
 
 
-def _translate_sizes(kind: str, items: dict[str, Given], arguments: dict[str, Given], to: Translation) -> None:
-    for name in ("network_dim", "conv_dim"):
-        source = arguments if name == "network_dim" else items
-        each = source.pop(name, None)
-        if each is None:
-            continue
-        size = _size(each)
-        if size is None or size <= LARGEST_DIM:
-            to.put(each, f"network.{name}")
-        elif kind == "lokr":
-            to.put(each, f"network.{name}", LARGEST_DIM, "a rank this large keeps LoKr's factors whole")
-            to.settings["network.full_matrix"] = True
-        else:
-            to.refuse(each, f"at most {LARGEST_DIM}", setting=f"network.{name}", important=kind in _ranked())
-            to.settings[f"network.{name}"] = LARGEST_DIM
-    alpha = arguments.pop("network_alpha", None)
-    if alpha is not None:
-        if _is_zero(alpha):
-            to.drop(alpha, "0 means the rank, as when it is left out")
-        else:
-            to.put(alpha, SETTING_OF["network_alpha"])
-
-
-def _ranked() -> frozenset[str]:
-    return schema.USED_BY["network_dim"]
+def _translate_layers(kind: str, items: dict[str, Given], to: Translation) -> None:
+    """Which layers are trained: LyCORIS' preset, and no 3x3 convolutions where `conv_dim` is 0."""
+    if "preset" in items:
+        _translate_preset(items.pop("preset"), kind, to)
+    if kind in ("lora", "ia3") or "conv_dim" not in items or size(items["conv_dim"]) != 0:
+        return
+    selection = to.settings.get("network.lycoris_preset", "full")
+    if selection not in WITHOUT_CONVOLUTIONS:
+        transformers = "transformer-only" if selection == "unet-only" else "attn-mlp"
+        to.put(items["conv_dim"], "network.lycoris_preset", transformers, _NO_CONVOLUTIONS)
+    _without_conv_items(items, to, "no 3x3 convolutions are trained")
 
 
 def _translate_preset(each: Given, kind: str, to: Translation) -> None:
     name = str(each.value).strip()
-    if name in _PRESETS:
-        to.put(each, "network.lycoris_preset", name)
-    elif name in ("unet-transformer-only", "transformer-only"):
-        to.put(each, "network.lycoris_preset", "transformer-only", "the UNet's transformer blocks")
-        to.settings["network.network_train_unet_only"] = True
-        to.settings.pop("network.network_train_text_encoder_only", None)
-    elif name == "ia3" and kind == "ia3":
+    if kind == "ia3" and name == "ia3":
         to.drop(each, "the network type decides")
+    elif kind == "ia3" and name == "full":
+        to.refuse(each, _IA3_LAYERS)
+    elif name in _PRESETS:
+        to.put(each, "network.lycoris_preset", name)
+    elif name in _OTHER_PRESETS:
+        to.put(each, "network.lycoris_preset", *_OTHER_PRESETS[name])
     else:
-        to.refuse(each, f"no such selection of layers here; they are {', '.join(_PRESETS)}, transformer-only")
+        to.refuse(each, f"no such selection of layers here; they are {', '.join(_PRESETS)}")
 
 
-def _size(each: Given) -> int | None:
-    try:
-        return whole(each.value)
-    except ValueError:
-        return None
-
-
-def _is_zero(each: Given) -> bool:
-    try:
-        return number(each.value) == 0
-    except ValueError:
-        return False
+def _translate_item(name: str, each: Given, kind: str, to: Translation) -> None:
+    if name in SUPERFLUOUS_ARGS:
+        to.drop(each, SUPERFLUOUS_ARGS[name])
+    elif name in REFUSED_ARGS and str(each.value).strip().lower() in ("false", "0"):
+        to.drop(each, "off")
+    elif name in REFUSED_ARGS:
+        to.refuse(each, REFUSED_ARGS[name])
+    elif name not in NETWORK_ARGS:
+        to.refuse(each, "not known here", important=False)
+    elif name.startswith("loraplus") and str(each.value) in ("0", "0.0"):
+        to.drop(each, "off")
+    elif (kind, name) in _ONLY_THERE and str(each.value).strip().lower() not in ("0", "0.0", "false"):
+        to.refuse(each, _ONLY_THERE[kind, name])
+    else:
+        to.put(each, NETWORK_ARGS[name])

@@ -63,13 +63,12 @@ NETWORK_ARGS: dict[str, str] = {
     name: f"network.{name}"
     for name in names(
         "conv_dim conv_alpha rank_dropout module_dropout factor decompose_both full_matrix constraint rescaled "
-        "use_tucker use_scalar wd_on_output train_norm bypass_mode rank_dropout_scale rs_lora block_dims block_alphas "
+        "use_tucker use_scalar dora_wd wd_on_output train_norm rank_dropout_scale rs_lora block_dims block_alphas "
         "conv_block_dims conv_block_alphas down_lr_weight mid_lr_weight up_lr_weight block_lr_zero_threshold "
         "block_size"
     )
 } | {
     "algo": "network.network_type",
-    "dora_wd": "network.network_type",
     "preset": "network.lycoris_preset",
     "unit": "network.block_size",
     "use_cp": "network.use_tucker",
@@ -81,6 +80,34 @@ NETWORK_ARGS: dict[str, str] = {
     "loraplus_text_encoder_lr_ratio": "optimizer.loraplus_text_encoder_lr_ratio",
 }
 """The items of `--network_args`."""
+
+BLOCK_ARGS = frozenset(
+    names(
+        "block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weight mid_lr_weight up_lr_weight "
+        "block_lr_zero_threshold"
+    )
+)
+"""Those that only sd-scripts' networks.lora has."""
+
+SUPERFLUOUS_ARGS: dict[str, str] = {
+    "bypass_mode": "the fast way is taken by itself wherever it computes the same",
+    "disable_conv_cp": "use_tucker decides",
+    "warn_on_unmatched": "how the program talks, not what it trains",
+    "train_t5xxl": "is for models other than Stable Diffusion 1, 2 and XL",
+    "train_llm_adapter": "is for models other than Stable Diffusion 1, 2 and XL",
+    "verbose": "how the program talks, not what it trains",
+    "train_on_input": "LyCORIS does not use it either; the type decides for each layer",
+}
+"""Items of `--network_args` that change nothing about the result, and why."""
+
+_LAYERS = "the network type and network.lycoris_preset decide which layers are trained, and the block settings how"
+
+REFUSED_ARGS: dict[str, str] = {
+    **dict.fromkeys(names("exclude_patterns include_patterns network_reg_dims network_reg_lrs"), _LAYERS),
+    "exclude_name": _LAYERS,
+    "unbalanced_factorization": "LoKr is split evenly in both dimensions; factor sets how",
+}
+"""Items of `--network_args` that would change the result and cannot be carried out."""
 
 _LOGS = "a run keeps its own log, see `loratory watch`"
 _STATE = "resumable states are always written, see output.state_every_n_steps"
@@ -138,8 +165,8 @@ REFUSED: dict[str, str] = {
     "token_string": "captions and the folder names say what is learnt",
     "train_inpainting": "inpainting models are not trained",
     "dataset_class": "pictures are read from folders",
-    "deepspeed": "training runs on one graphics card",
-    "multi_gpu": "training runs on one graphics card; the batch of several would be gradient_accumulation_steps",
+    "deepspeed": "several graphics cards train with copies of the model; start them with torchrun",
+    "multi_gpu": "leave it out; several graphics cards are started with torchrun or accelerate launch",
     "save_n_epoch_ratio": "use output.save_every_n_epochs",
     "fused_backward_pass": "leave it out; it saves memory in full fine-tuning only",
 }

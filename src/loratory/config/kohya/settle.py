@@ -80,8 +80,8 @@ def _give_way(key: str, reason: str, to: Translation) -> None:
             to.take_back("optimizer.lr_scheduler_type", reason, "not honoured")
         to.change("optimizer.lr_scheduler", "adafactor" if "sets its own rate" in reason else "constant", reason)
     elif key in settings:
-        is_idle = "does nothing" in reason and settings.get("network.network_type") != "dora"
-        to.take_back(key, reason, "ignored" if is_idle or key.startswith("optimizer") else "not honoured")
+        is_idle = "does nothing" in reason or key.startswith("optimizer")
+        to.take_back(key, reason, "ignored" if is_idle else "not honoured")
 
 
 def _settle_masks(reason: str, to: Translation) -> None:

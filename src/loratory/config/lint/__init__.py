@@ -8,6 +8,7 @@ from loratory.config.lint.base import Advice, AdviceSeverity, Facts, FolderFacts
 from loratory.config.lint.captions import CAPTION_RULES
 from loratory.config.lint.losses import LOSS_RULES
 from loratory.config.lint.models import MODEL_RULES
+from loratory.config.lint.network_types import TYPE_RULES
 from loratory.config.lint.networks import NETWORK_RULES
 from loratory.config.lint.optimizers import OPTIMIZER_RULES
 from loratory.config.lint.pictures import PICTURE_RULES
@@ -26,7 +27,7 @@ def _silence(config: Config, facts: Facts) -> Iterator[Said]:
 
 SECTIONS: dict[str, tuple[Rule, ...]] = {
     "Base model": MODEL_RULES,
-    "Adapter": NETWORK_RULES,
+    "Adapter": (*TYPE_RULES, *NETWORK_RULES),
     "Optimizer": OPTIMIZER_RULES,
     "Pictures": PICTURE_RULES,
     "Captions": CAPTION_RULES,

@@ -1,4 +1,4 @@
-"""Rules about the adapter: type, ranks, alphas, dropouts, and which parts of the model get one."""
+"""Rules about the adapter whatever its type: ranks, alphas, dropouts, and which parts of the model get one."""
 
 import math
 from collections.abc import Iterator
@@ -10,7 +10,6 @@ from loratory.config.lint.base import (
     family_of,
     idle,
     percent,
-    trained_rates,
     trains_text_encoder,
     trains_unet,
 )
@@ -19,14 +18,12 @@ from loratory.config.schema import Config
 
 _LARGEST_DIM = {"lora": 128, "dora": 128, "locon": 64, "glora": 64, "loha": 32}
 _LARGEST_STYLE_DIM = 32
-_FOR_STYLES = ("locon", "glora", "ia3")
 # LoKr keeps a factor at full rank where the rank is large enough, and alpha then plays no part.
 _SCALED_BY_ALPHA = frozenset({"lora", "locon", "dora", "loha", "dylora", "glora"})
 _LARGEST_CONV_DIM = 16
 _SMALLEST_SCALE = 0.1
+_HALF_ALPHA = frozenset({"locon", "loha", "dylora"})
 _MOST_DROPOUT = 0.3
-_IA3_RATES = (5e-3, 1e-2)
-_LOKR_FACTORS = range(4, 17)
 _SPELLED = {"lora": "LoRA", "locon": "LoCon", "dora": "DoRA", "loha": "LoHa", "glora": "GLoRA", "dylora": "DyLoRA"}
 
 
@@ -56,7 +53,7 @@ def _style_dim(config: Config, facts: Facts) -> Iterator[Said]:
 
 def _conv_dim(config: Config, facts: Facts) -> Iterator[Said]:
     network = config.network
-    if network.network_type not in _SCALED_BY_ALPHA:
+    if network.network_type not in _SCALED_BY_ALPHA or not network.has_convolutions:
         return
     if network.conv_dim is not None and network.conv_dim > _LARGEST_CONV_DIM:
         yield Said(
@@ -64,7 +61,7 @@ def _conv_dim(config: Config, facts: Facts) -> Iterator[Said]:
             f"network.conv_dim = {network.conv_dim}: above {_LARGEST_CONV_DIM} convolutions gain little and can harm. "
             f"Use {_LARGEST_CONV_DIM} with conv_alpha = 1.",
         )
-    elif network.network_type == "locon" and network.conv_dim is None and network.network_dim > _LARGEST_CONV_DIM:
+    elif network.conv_dim is None and not network.conv_block_dims and network.network_dim > _LARGEST_CONV_DIM:
         yield Said(
             "network.conv_dim",
             f"network.conv_dim is left out, so the convolutions get the rank of network_dim, {network.network_dim}. "
@@ -107,6 +104,19 @@ def _alpha_high(config: Config, facts: Facts) -> Iterator[Said]:
         )
 
 
+def _alpha_half(config: Config, facts: Facts) -> Iterator[Said]:
+    network = config.network
+    rank, alpha = network.network_dim, network.network_alpha
+    if network.network_type not in _HALF_ALPHA or network.rs_lora or not is_plain(config.optimizer.optimizer_type):
+        return
+    if rank < alpha <= 1.02 * rank * math.sqrt(rank):
+        yield Said(
+            "network.network_alpha",
+            f"network.network_alpha = {alpha:g} is above the rank, which suits a plain LoRA. "
+            f"{_SPELLED[network.network_type]} does best with half of it: {rank / 2:g}.",
+        )
+
+
 def _alpha_low(config: Config, facts: Facts) -> Iterator[Said]:
     network = config.network
     if not is_plain(config.optimizer.optimizer_type) or network.network_type not in _SCALED_BY_ALPHA:
@@ -118,67 +128,6 @@ def _alpha_low(config: Config, facts: Facts) -> Iterator[Said]:
             f"network.network_alpha = {network.network_alpha:g} at rank {network.network_dim} scales the adapter by "
             f"{scale:.2g}, which acts like that much less learning rate. An alpha of 1 is for Prodigy and DAdaptation; "
             f"with {config.optimizer.optimizer_type} use {network.network_dim}, or half of it.",
-        )
-
-
-def _style_type(config: Config, facts: Facts) -> Iterator[Said]:
-    if config.dataset.goal == "style" and config.network.network_type not in _FOR_STYLES:
-        yield Said(
-            "network.network_type",
-            f'network.network_type = "{config.network.network_type}": styles are broad, and "locon", "glora" or "ia3" '
-            "take to them best.",
-        )
-
-
-def _glora_subject(config: Config, facts: Facts) -> Iterator[Said]:
-    if config.network.network_type == "glora" and config.dataset.goal in ("character", "clothing"):
-        yield Said(
-            "network.network_type",
-            f'network.network_type = "glora" generalizes, and is weak at a single subject such as the goal '
-            f'"{config.dataset.goal}". Use "locon" or "lora", or set dataset.goal to what is learnt.',
-        )
-
-
-def _dylora_batch(config: Config, facts: Facts) -> Iterator[Said]:
-    batch = config.training.train_batch_size
-    if config.network.network_type == "dylora" and batch > 1:
-        yield Said(
-            "training.train_batch_size",
-            f"training.train_batch_size = {batch}: each step of DyLoRA trains one of its ranks, and goes best with one "
-            "picture. Use 1, and gradient_accumulation_steps for more.",
-        )
-
-
-def _dylora_accumulation(config: Config, facts: Facts) -> Iterator[Said]:
-    if config.network.network_type == "dylora" and config.training.gradient_accumulation_steps == 1:
-        yield Said(
-            "training.gradient_accumulation_steps",
-            "training.gradient_accumulation_steps = 1: each batch of DyLoRA trains one of its ranks, so a step sees a "
-            "single rank. 4 evens that out.",
-        )
-
-
-def _ia3_rate(config: Config, facts: Facts) -> Iterator[Said]:
-    low, high = _IA3_RATES
-    if config.network.network_type != "ia3" or not is_plain(config.optimizer.optimizer_type):
-        return
-    for key, rate in trained_rates(config, facts)[:1]:
-        if not low <= rate <= high:
-            effect = "hardly learns" if rate < low else "overshoots"
-            yield Said(
-                key,
-                f"{key} = {rate:g}: iA3 scales what is there instead of adding to it, and {effect} at this rate. Its "
-                f"authors use {low:g} to {high:g}.",
-            )
-
-
-def _lokr_factor(config: Config, facts: Facts) -> Iterator[Said]:
-    network = config.network
-    if network.network_type == "lokr" and network.factor != -1 and network.factor not in _LOKR_FACTORS:
-        yield Said(
-            "network.factor",
-            f"network.factor = {network.factor} is neither of the usual two: -1 gives LoKr's smallest file, about 8 a "
-            "large one that learns more.",
         )
 
 
@@ -250,30 +199,26 @@ def _unet_not_trained(config: Config, facts: Facts) -> Iterator[Said]:
 
 
 def _idle_dims(config: Config, facts: Facts) -> Iterator[Said]:
-    if config.network.dim_from_weights:
-        keys = ("network_dim", "network_alpha", "conv_dim", "conv_alpha")
-        yield from idle(
-            config.network, "network", keys, "network.dim_from_weights takes ranks and alphas from the file"
-        )
+    network = config.network
+    keys = ("network_dim", "network_alpha", "conv_dim", "conv_alpha")
+    if network.dim_from_weights:
+        yield from idle(network, "network", keys, "network.dim_from_weights takes ranks and alphas from the file")
+    elif network.network_type == "lokr" and network.full_matrix:
+        yield from idle(network, "network", (*keys, "rs_lora"), "network.full_matrix keeps both factors whole")
 
 
 NETWORK_RULES = (
     Rule("text-encoder-not-trained", "note", "only the UNet is trained", _text_encoder_not_trained),
     Rule("one-text-encoder", "note", "only one text encoder of SDXL is trained", _one_text_encoder),
     Rule("unet-not-trained", "warning", "only the text encoder is trained", _unet_not_trained),
-    Rule("style-type", "note", "a style with a type that suits other things better", _style_type),
-    Rule("glora-subject", "note", "GLoRA for a single subject", _glora_subject),
     Rule("idle-dims", "note", "ranks and alphas that do nothing", _idle_dims),
     Rule("dim-high", "warning", "the rank is above what its network type can use", _dim),
     Rule("style-dim", "note", "a style with a rank above 32", _style_dim),
     Rule("conv-dim-high", "note", "the rank of the convolutions is above 16", _conv_dim),
     Rule("alpha-adaptive", "note", "alpha other than 1 under an optimizer that finds its rate", _alpha_adaptive),
     Rule("alpha-high", "warning", "alpha is so high that the adapter learns too fast", _alpha_high),
+    Rule("alpha-half", "note", "alpha above the rank in a type that wants half of it", _alpha_half),
     Rule("alpha-low", "note", "alpha is so low that the adapter learns slowly", _alpha_low),
-    Rule("dylora-batch", "warning", "DyLoRA with a batch size above 1", _dylora_batch),
-    Rule("dylora-accumulation", "note", "DyLoRA without gradient accumulation", _dylora_accumulation),
-    Rule("ia3-rate", "warning", "iA3 outside the learning rates of its authors", _ia3_rate),
-    Rule("lokr-factor", "note", "LoKr with an unusual factor", _lokr_factor),
     Rule("dropout-high", "warning", "dropouts that leave out much of the adapter", _dropout),
     Rule("weight-norms-low", "note", "scale_weight_norms below 1", _weight_norms),
 )

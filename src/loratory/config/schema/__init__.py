@@ -14,7 +14,7 @@ from loratory.config.schema.data import (
     Goal,
     ModelSettings,
 )
-from loratory.config.schema.network import NetworkSettings, NetworkType
+from loratory.config.schema.network import WITH_UPPER_HALVES, WITHOUT_TEXT_ENCODERS, NetworkSettings, NetworkType
 from loratory.config.schema.optimizer import OptimizerSettings, Scheduler, parse_arguments
 from loratory.config.schema.output import LintSettings, OutputSettings, SampleSettings
 from loratory.config.schema.subsets import CAPTION_KEYS, DATASET_KEYS, SubsetSettings
@@ -62,7 +62,8 @@ class Config(SettingsTable):
     @property
     def trains_text_encoder(self) -> bool:
         """Whether the text encoder gets an adapter."""
-        return not self.network.network_train_unet_only and self.optimizer.effective_text_encoder_lr > 0
+        left_out = self.network.network_train_unet_only or self.network.lycoris_preset in WITHOUT_TEXT_ENCODERS
+        return not left_out and self.optimizer.effective_text_encoder_lr > 0
 
     def text_encoder_rates(self, encoders: int) -> tuple[float, ...]:
         """The learning rate of each of `encoders` text encoders; 0 for one that is not trained."""
@@ -114,6 +115,13 @@ class Config(SettingsTable):
             yield Conflict("loss.masked_loss", "is off, so conditioning_data_dir does nothing")
         if self.training.ema_decay and self.optimizer.is_schedule_free:
             yield Conflict("training.ema_decay", "averages weights that a schedule-free optimizer averages already")
+        for key in ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"):
+            if getattr(self.optimizer, key) is not None and self.network.network_type not in WITH_UPPER_HALVES:
+                yield Conflict(
+                    f"optimizer.{key}",
+                    f'has no upper halves to act on in network.network_type = "{self.network.network_type}"; leave it '
+                    f"out, or take {', '.join(sorted(WITH_UPPER_HALVES))}",
+                )
         if self.loss.scale_v_pred_loss_like_noise_pred and self.model.v_parameterization is False:
             yield Conflict("loss.scale_v_pred_loss_like_noise_pred", "is for v-prediction models only")
         if self.loss.v_pred_like_loss and self.model.v_parameterization is True:

@@ -49,7 +49,7 @@ class ModelSettings(SettingsTable):
     model was trained with: most anime models 2, most others 1."""
 
     base_weights: Annotated[tuple[FilePath, ...], Listed] = ()
-    """LoRA and LoCon files merged into the base model before training starts; the files themselves stay as they are."""
+    """Adapter files of any type, merged into the base model before training starts; the files stay as they are."""
 
     base_weights_multiplier: Annotated[tuple[float, ...], Listed] = ()
     """Strength of each file of `base_weights`, in their order; empty means 1.0 each."""

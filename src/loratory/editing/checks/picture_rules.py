@@ -257,9 +257,9 @@ _FOLDERS = (
     Rule(
         "nested-folder",
         _WARNING,
-        "pictures lie in a folder inside a concept folder",
+        "pictures lie in a folder inside a concept folder, or one there has the name of a picture",
         "they are not trained",
-        "move them up",
+        "move them up; get the picture anew",
     ),
     Rule(
         "empty-folder", _WARNING, "a concept folder holds no picture", "there is nothing to train", "fill or remove it"

@@ -70,20 +70,27 @@ class NotLearning:
             )
 
     def _judge_step_sizes(self, step: Step) -> Iterator[Told]:
+        late = step.step >= max(_STEPS_TO_GROW, _SHARE_TO_GROW * self._total)
+        stuck: dict[str, tuple[float, float]] = {}
         for part, effective in step.effective_lr.items():
             rate = step.lr.get(part, 0.0)
             if not rate > 0.0 or not effective > 0.0 or effective == rate:
                 continue
             size = effective / rate
             first = self._first_size.setdefault(part, size)
-            late = step.step >= max(_STEPS_TO_GROW, _SHARE_TO_GROW * self._total)
             if late and first <= _TINY and size < _GROWN * first and self._once(part, "size"):
-                yield Told(
-                    "not-learning",
-                    "warning",
-                    f"The optimizer has found no rate for {_spoken(part)} in {step.step} steps: its d is {size:.1e}, "
-                    f"from {first:.1e} at the start. Raise d0 or d_coef, and leave its learning rate at 1.",
-                )
+                stuck[part] = first, size
+        if stuck:
+            parts = join([_spoken(part) for part in stuck])
+            rates = "its learning rate" if len(stuck) == 1 else "their learning rates"
+            # One optimizer has one d for all of them, as a rule.
+            sizes = list(dict.fromkeys(f"{size:.1e}, from {first:.1e} at the start" for first, size in stuck.values()))
+            yield Told(
+                "not-learning",
+                "warning",
+                f"The optimizer has found no rate for {parts} in {step.step} steps: its d is {'; '.join(sizes)}. "
+                f"Raise d0 or d_coef, and leave {rates} at 1.",
+            )
 
     def _judge_weights(self, weights: Weights) -> Iterator[Told]:
         for part, norm in weights.norms.items():

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loratory.runs.events import Sampled, Started, Timed, decode
-from loratory.runs.store import RunDirectory
+from loratory.runs.store import EventReader, RunDirectory
 
 # Of the events, only these lines are read as such: those of a long run are mostly steps.
 _WANTED = (b'"kind":"sampled"', b'"kind":"started"')
-_PIECE_BYTES = 2**20
 _GRIDS = "grids"
 _TAIL = re.compile(r"-(own|\d+)-(\d+)$")
 
@@ -80,27 +79,14 @@ class Finder:
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
-        self._offset = 0
+        self._reader = EventReader(run.events)
 
     def new_events(self) -> tuple[list[Timed], bool]:
         """The events since the last time that tell of samples, and whether the file is another one than then."""
-        try:
-            is_other = self.run.events.stat().st_size < self._offset
-        except OSError:
-            return [], False
+        is_other = self._reader.size_bytes() < self._reader.offset
         if is_other:
-            self._offset = 0
-        return list(self._events()), is_other
-
-    def _events(self) -> Iterator[Timed]:
-        with self.run.events.open("rb") as file:
-            file.seek(self._offset)
-            rest = b""
-            while piece := file.read(_PIECE_BYTES):
-                lines = (rest + piece).split(b"\n")
-                rest = lines.pop()
-                yield from _sampled(lines)
-                self._offset = file.tell() - len(rest)
+            self._reader.offset = 0
+        return list(_sampled(self._reader.lines())), is_other
 
     def grids(self) -> tuple[Path, ...]:
         """The sheets of `loratory grid`, oldest first."""

@@ -5,7 +5,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widget import Widget
 
-from loratory.tui.plan.rows import Row
+from loratory.tui.plan.rows import UNREAD, Row
 from loratory.tui.text import Glyphs, fitted, plain, printable
 
 _NAME_WIDTH = 27
@@ -66,14 +66,15 @@ class Form(Widget):
         value_width = max(0, width - name_width - _ORIGIN_WIDTH - 6)
         cursor = self._glyphs.cursor if here else " "
         changed = self._glyphs.selected if row.is_changed else " "
-        value = plain(fitted(row.value, value_width, ellipsis))
+        is_idle = not row.is_changed and (not row.value or row.origin == UNREAD)
+        value = plain(fitted(row.value, value_width, ellipsis), "$foreground-muted" if is_idle else "")
         if row.is_changed:
             value = value.stylize("bold")
         line = Content.assemble(
             (f"{cursor} ", "$text-accent"),
             (printable(_SIGNS.get(row.severity, " ")), _STYLES.get(row.severity, "")),
             f"{changed} ",
-            (fitted(row.title, name_width, ellipsis), "" if row.value or row.is_changed else "$foreground-muted"),
+            (fitted(row.title, name_width, ellipsis), "$foreground-muted" if is_idle else ""),
             " ",
             value,
             (fitted(row.origin, _ORIGIN_WIDTH, ellipsis), "$foreground-muted"),

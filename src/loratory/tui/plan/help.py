@@ -7,9 +7,12 @@ from loratory.config.draft import SUBSETS, Draft
 from loratory.config.draft_values import typed
 from loratory.config.fields import FIELDS
 from loratory.config.kohya.settings import NETWORK_ARGS, SETTING_OF
+from loratory.config.network_types import ABOUT
+from loratory.config.schema.network import unread
 from loratory.tui.plan.findings import PlanFinding
 from loratory.tui.text import Glyphs, plain, printable, wrapped
 
+_NETWORK_TYPE = "network.network_type"
 _SAME_NAME = {setting: f"--{name}" for name, setting in SETTING_OF.items()}
 _NETWORK_NAME = {setting: f"--network_args {name}=" for name, setting in reversed(NETWORK_ARGS.items())}
 _STYLES = {"error": "bold $text-error", "warning": "$text-warning", "note": ""}
@@ -25,9 +28,22 @@ def help_lines(draft: Draft, key: str, findings: list[PlanFinding], width: int, 
     for each in findings:
         if each.key == key:
             lines += _paragraph(f"{each.severity}: {each.message}", width, _STYLES[each.severity])
+    if key == _NETWORK_TYPE and (chosen := str(draft.value(key))) in ABOUT:
+        lines += _paragraph(f"{chosen}: {ABOUT[chosen]}", width)
+    elif idle := _unread(draft, key, findings):
+        lines += _paragraph(idle, width)
     lines += _paragraph(" ".join((field.description or "").split()), width)
     lines += _paragraph(f" {glyphs.dot} ".join(_facts(draft, key)), width, "$foreground-muted")
     return lines
+
+
+def _unread(draft: Draft, key: str, findings: list[PlanFinding]) -> str:
+    """Why the chosen network type does not read a setting, where no finding says so already."""
+    table, _, name = key.rpartition(".")
+    if table != "network" or any(each.key == key and each.severity == "error" for each in findings):
+        return ""
+    reason = unread(name, str(draft.value(_NETWORK_TYPE)))
+    return f"{reason[0].upper()}{reason[1:]}." if reason else ""
 
 
 def _facts(draft: Draft, key: str) -> list[str]:

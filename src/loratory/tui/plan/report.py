@@ -122,6 +122,8 @@ def _network(plan: Mapping[str, Any], config: Config, width: int) -> list[Conten
         for kind, name in (("", "alpha"), ("conv_", "convolutions: alpha")):
             if part[f"{kind}rank"]:
                 lines += _paragraph(_scale(part, kind, name, root), width)
+        if part["rank_varies"]:
+            lines += _paragraph("ranks and alphas differ between layers", width)
     return lines
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from loratory.config.draft import Draft
 from loratory.config.fields import FIELDS, TABLES
+from loratory.config.schema.network import unread
 
 HEAD = {
     "model.pretrained_model_name_or_path": "base model",
@@ -14,12 +15,15 @@ HEAD = {
 }
 """What every run needs said, above the tables."""
 
+UNREAD = "unread"
+"""Stands where the origin does, at a setting that the chosen network type does not read."""
+
 _REST = ("compatibility",)
 
 
 @dataclass(frozen=True)
 class Row:
-    """key: the setting, "" for the title of a table. origin: who says so, "" where it is the default."""
+    """key: the setting, "" for the title of a table. origin: who says so, "" where it is the default, or UNREAD."""
 
     key: str
     title: str
@@ -36,14 +40,18 @@ class Row:
 def form_rows(draft: Draft, severities: dict[str, str], *, only: Collection[str] | None = None) -> tuple[Row, ...]:
     """The rows of the form; only: the settings to show, None for all. severities: of the worst finding of a setting."""
     changed = set(draft.changed())
+    network_type = str(draft.value("network.network_type"))
 
     def row(key: str, title: str) -> Row:
         origin = draft.origin(key)
         value = draft.shown(key)
         if not value and FIELDS[key].is_required():
             value = "(needed)"
-        is_changed = key in changed
-        return Row(key, title, value, "" if origin == "default" else origin, is_changed, severities.get(key, ""))
+        origin = "" if origin == "default" else origin
+        table, _, name = key.rpartition(".")
+        if table == "network" and unread(name, network_type):
+            origin = UNREAD
+        return Row(key, title, value, origin, key in changed, severities.get(key, ""))
 
     rows = [row(key, title) for key, title in HEAD.items() if only is None or key in only]
     rows += [row(key, key) for key in _REST if only is None or key in only]

@@ -28,7 +28,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("subject", ("v",), "what the chart shows", LOOK),
     Action("previous-subject", ("V",), "what it showed before", LOOK),
     Action("zoom", ("z",), "the whole run, its last epoch, its last 100 steps", LOOK, short="zoom"),
-    Action("log-scale", ("L",), "magnitudes instead of values", LOOK),
+    Action("log-scale", ("L",), "logarithmic scale", LOOK),
     Action("runs", ("R",), "all runs: show, compare, overlay", LOOK, short="runs"),
     Action("next", ("j", "down"), "next row", MOVE),
     Action("previous", ("k", "up"), "previous row", MOVE),

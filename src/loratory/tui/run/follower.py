@@ -5,16 +5,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from loratory.errors import LoratoryError
 from loratory.runs.diagnosis import Diagnosis
-from loratory.runs.events import Timed, decode
+from loratory.runs.events import Timed
 from loratory.runs.progress import Progress
-from loratory.runs.store import Liveness, RunDirectory, RunRecord, SavedState, liveness, newest_state
+from loratory.runs.store import EventReader, Liveness, RunDirectory, RunRecord, SavedState, liveness, newest_state
 
 READ_EVERY_S = 0.5
-_PIECE_BYTES = 96 * 1024  # about 300 steps
 # So many events are folded while the screen waits: a few milliseconds.
 _AT_ONCE = 50
 _LOG_BYTES = 64 * 1024
@@ -78,7 +78,7 @@ class Follower:
     def _forget(self) -> None:
         self.progress = Progress()
         self.diagnosis = Diagnosis(self._tags, norm=self.progress.norm)
-        self._offset = 0
+        self._reader = EventReader(self.run.events)
 
     def _follow(self) -> None:
         self._try(self._read_standing)  # the first that is shown: how it stands
@@ -108,25 +108,23 @@ class Follower:
             self.version += 1
 
     def _read_events(self) -> None:
+        if self._reader.size_bytes() < self._reader.offset:  # another file by the same name
+            with self.lock:
+                self._forget()
+        events = self._reader.events()
         while not self._ended and self.is_looked_at:
-            size = self.run.events.stat().st_size if self.run.events.exists() else 0
-            if size < self._offset:  # another file by the same name
-                with self.lock:
-                    self._forget()
-            events, end = read_piece(self.run.events, self._offset)
-            is_new = end > self._offset
-            for at in range(0, len(events), _AT_ONCE):
-                with self.lock:
-                    for timed in events[at : at + _AT_ONCE]:
-                        self.progress.add(timed)
-                        self._judge(timed)
-                time.sleep(0)  # whoever waits for the lock gets it
-            self._offset = end
-            behind = 1 - end / size if is_new and size > end else 0.0
-            if is_new or behind != self.behind:
+            some = list(islice(events, _AT_ONCE))
+            with self.lock:
+                for timed in some:
+                    self.progress.add(timed)
+                    self._judge(timed)
+            time.sleep(0)  # whoever waits for the lock gets it
+            size = self._reader.size_bytes()
+            behind = 1 - self._reader.offset / size if some and size > self._reader.offset else 0.0
+            if some or behind != self.behind:
                 self.behind = behind
                 self.version += 1
-            if not behind:
+            if not some:
                 return
 
     def _judge(self, timed: Timed) -> None:
@@ -156,24 +154,6 @@ class Follower:
             if samples.sample_prompts is not None:
                 lines = samples.sample_prompts.read_text("utf-8", errors="replace").splitlines()
             self.first_prompt = next((line.strip() for line in lines if line.strip() and line[0] != "#"), None)
-
-
-def read_piece(path: Path, offset: int) -> tuple[list[Timed], int]:
-    """The events of some complete lines from `offset` on, and where they end; nothing where there is no file."""
-    want = _PIECE_BYTES
-    try:
-        with path.open("rb") as file:
-            while True:
-                file.seek(offset)
-                data = file.read(want)
-                whole = data.rfind(b"\n") + 1
-                if whole or len(data) < want:
-                    break
-                want *= 4  # a line of its own length
-    except FileNotFoundError:
-        return [], offset
-    lines = data[:whole].decode("utf-8", errors="replace").split("\n")
-    return [timed for line in lines if line and (timed := decode(line)) is not None], offset + whole
 
 
 def read_tail(path: Path) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from typing import ClassVar
 from textual import events, on
 from textual.app import ComposeResult
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.timer import Timer
 from textual.widgets import Static
 
@@ -24,6 +23,7 @@ from loratory.tui.keys import Action, Keymap, written_key
 from loratory.tui.pane import Panes, key_lines
 from loratory.tui.run.head import clock, sign
 from loratory.tui.screens.overlays import TextScreen
+from loratory.tui.screens.page import Page
 from loratory.tui.text import Glyphs, plain, printable
 from loratory.tui.widgets.table import Column, Line, Table, TableView
 from loratory.wording import spoken_time
@@ -60,7 +60,7 @@ _LOOK_EVERY_S = 2.0
 _TOLD_EVERY_S = 0.1
 
 
-class RunsScreen(ModalScreen[list[RunDirectory] | None]):
+class RunsScreen(Page[list[RunDirectory] | None]):
     """Dismisses with the runs that are to be laid over each other in the chart, or None.
 
     Names are listed in a thread, and records read for the rows on screen only: a thousand runs cost what forty do.

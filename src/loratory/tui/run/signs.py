@@ -1,27 +1,24 @@
-"""The states of a run as signs and words."""
+"""The states of a run as signs, words and colours."""
 
+from loratory.runs.signs import SIGNS
 from loratory.tui.text import ASCII, Glyphs
 
-_SIGNS = {
-    "starting": ("○", "o", "$text-accent"),
-    "running": ("●", "*", "$text-success"),
-    "paused": ("‖", "=", "$text-warning"),
-    "done": ("✓", "v", "$text-success"),
-    "stopped": ("■", "#", "$text-warning"),
-    "failed": ("✗", "x", "$text-error"),
-    "crashed": ("✗", "x", "$text-error"),
-    "silent": ("?", "?", "$text-warning"),
-    "not started": ("○", "o", "$text-warning"),
-    "gone": ("✗", "x", "$text-error"),
+_COLOURS = {
+    "starting": "$text-accent",
+    "running": "$text-success",
+    "done": "$text-success",
+    "failed": "$text-error",
+    "crashed": "$text-error",
+    "gone": "$text-error",
 }
 
 
 def sign(state: str, glyphs: Glyphs) -> str:
     """The glyph and the word of a state."""
-    glyph, letter, _ = _SIGNS[state]
+    glyph, letter = SIGNS[state]
     return f"{letter if glyphs is ASCII else glyph} {state}"
 
 
 def colour_of(state: str) -> str:
     """The colour of a state's sign, as Textual names it."""
-    return _SIGNS[state][2]
+    return _COLOURS.get(state, "$text-warning")

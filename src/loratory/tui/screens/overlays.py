@@ -10,11 +10,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from loratory.terminal.modes import Graphics
+from loratory.tui.screens.page import Page
 from loratory.tui.text import plain
 from loratory.tui.widgets.preview import Preview
 
@@ -38,7 +38,7 @@ class TableRow(Generic[_Value]):
     style: str = ""
 
 
-class TableScreen(ModalScreen[Choice[_Value] | None], Generic[_Value]):
+class TableScreen(Page[Choice[_Value] | None], Generic[_Value]):
     """A list to move through, filter with / and choose from with the keys it names.
 
     keys: key -> what it does, for the line at the bottom; "enter" is one of them.
@@ -135,7 +135,7 @@ class TableScreen(ModalScreen[Choice[_Value] | None], Generic[_Value]):
             self.dismiss(Choice(self._shown[index].value, key))
 
 
-class TextScreen(ModalScreen[None]):
+class TextScreen(Page[None]):
     """Text to read, scrolled by the usual keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -164,7 +164,7 @@ class TextScreen(ModalScreen[None]):
         self.query_one("#reader-text").scroll_relative(y=by, animate=False)
 
 
-class ZoomScreen(ModalScreen[None]):
+class ZoomScreen(Page[None]):
     """The picture over the whole screen."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,z,q,enter,space", "dismiss", show=False)]

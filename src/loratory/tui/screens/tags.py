@@ -14,12 +14,9 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Input, Static
 
-from loratory.editing.checks.finding import CaptionFinding
 from loratory.editing.items import Item
 from loratory.editing.session import Session
 from loratory.errors import LoratoryError
-from loratory.tags.edits import SetText
-from loratory.tags.journal import Batch
 from loratory.tags.query import Query, parse_query
 from loratory.terminal.modes import Graphics
 from loratory.tui.background import Background
@@ -30,7 +27,9 @@ from loratory.tui.insert import SLOW_FACTS, Insert
 from loratory.tui.keys import Keymap, written_key
 from loratory.tui.normal import Normal
 from loratory.tui.text import Glyphs
+from loratory.tui.text_editing import TextEditing
 from loratory.tui.told import Told
+from loratory.tui.unfinished import Unfinished
 from loratory.tui.views import palette_line, panel_view, status_line, title_line
 from loratory.tui.widgets.caption_area import CaptionArea
 from loratory.tui.widgets.image_list import ImageList
@@ -63,7 +62,6 @@ class TagsScreen(Screen[None]):
         self.keymap = keymap
         self.glyphs = glyphs
         self.graphics = graphics
-        self.unfinished: Batch | None = None
         self.last_words: list[str] = []
         self._message = Told("")
         self._message_time = ""
@@ -74,6 +72,7 @@ class TagsScreen(Screen[None]):
         self.findings = FindingIndex(lambda item: ())
         self.writer = self._writer = Writer(self.background.deliver_written)
         self.editor = Editor(self.session, self.writer, self.findings, self.tell)
+        self.unfinished = Unfinished(self.editor)
         yield Static("", id="title", markup=False)
         yield Static("", id="status", markup=False)
         with Horizontal(id="main"):
@@ -92,6 +91,7 @@ class TagsScreen(Screen[None]):
         for name in ("#suggestions", "#text", "#prompt"):
             self.query_one(name).display = False
         self.normal = Normal(self)
+        self.text_editing = TextEditing(self.editor, self.query_one(CaptionArea), self.query_one(TagPanel))
         self.editor.is_busy = lambda: self.is_busy
         self.editor.hand_back = self._hand_back
         self.insert = Insert(
@@ -116,7 +116,7 @@ class TagsScreen(Screen[None]):
             self.tell(
                 Told(f"a renaming of folders that was cut short is completed: {self.session.completed_renaming.label}")
             )
-        self.writer.put(self.session.journal.pending, self._found_unfinished)
+        self.writer.put(self.session.journal.pending, self.unfinished.found)
 
     def on_unmount(self) -> None:
         self.close()
@@ -169,8 +169,8 @@ class TagsScreen(Screen[None]):
 
     def _legal_keys(self) -> str:
         """What can be typed now, where it is not any action."""
-        if self.unfinished is not None:
-            return "f finish it   r roll it back   Esc later"
+        if self.unfinished.is_asked:
+            return self.unfinished.LEGAL_KEYS
         if self.is_editing_text:
             return "Esc saves the text and leaves; u undoes it then"
         return self.insert.legal_keys() or self.normal.legal_keys()
@@ -206,8 +206,8 @@ class TagsScreen(Screen[None]):
         key = written_key(event.key, event.character)
         event.stop()
         event.prevent_default()
-        if self.unfinished is not None:
-            self._answer_unfinished(key)
+        if self.unfinished.is_asked:
+            self.unfinished.answer(key)
             return
         try:
             self.normal.press(key)
@@ -249,68 +249,29 @@ class TagsScreen(Screen[None]):
 
     @property
     def is_editing_text(self) -> bool:
-        return self.query_one(CaptionArea).item is not None
-
-    def edit_text(self, at_start: bool = False) -> None:
-        """Opens the caption of the current picture as text, with the cursor at its end or start."""
-        item = self.editor.current
-        if item is None or item.problem:
-            self.tell(Told("no caption here" if item is None else f"{item.caption_name}: {item.problem}", wrong=True))
-        elif not CaptionArea.can_hold(item.caption.text):
-            self.tell(
-                Told("this caption has line ends that only a text editor keeps: edit its tags, or the file", wrong=True)
-            )
-        else:
-            self.query_one(CaptionArea).open(item, at_start=at_start)
-            self.query_one(TagPanel).display = False
-            self.tell(Told("Esc saves the text and leaves"))
+        """Whether keys write the caption of a picture as text."""
+        return self.text_editing.is_open
 
     @on(CaptionArea.Done)
     def _text_done(self) -> None:
-        if self.is_editing_text and not self._changed_meanwhile():
-            self._close_text()
-
-    def _close_text(self) -> None:
-        area = self.query_one(CaptionArea)
-        item, text = area.item, area.close()
-        self.query_one(TagPanel).display = True
-        if item is not None and text is not None:
-            self.normal.edit(SetText(text), [item])
-        else:
-            self.tell(Told("the caption stays as it was"))
-
-    def _changed_meanwhile(self) -> bool:
-        """Whether somebody else changed the caption that is being written as text; theirs is then taken over, so that
-        writing ours comes after it and can be undone."""
-        area = self.query_one(CaptionArea)
-        item = area.item
-        assert item is not None
-        before = item.data
-        self.editor.take_over([item])
-        if item.data == before or not area.is_changed:
-            return False
-        sentence = (
-            f"{item.caption_name} was changed on disk meanwhile · Esc again writes yours; u then brings theirs back"
-        )
-        self.tell(Told(sentence, wrong=True))
-        return True
+        self.text_editing.finish()
 
     def _hand_back(self, items: Sequence[Item], text: str) -> None:
         """Opens a caption again that was typed and could not be written."""
         if items and not self.is_busy and self.editor.selection.go_to(items[0]):
-            self.edit_text()
-            self.query_one(CaptionArea).load_text(text)
+            self.text_editing.open(text=text)
 
     def take_over(self, items: Sequence[Item]) -> None:
         """Takes over captions that somebody else changed; not under the hands of who writes one as text."""
         if not self.is_editing_text:
             self.editor.take_over(items)
 
+    # --- to and from other panes ---
+
     def leave(self) -> None:
         """Ends the program; a caption that is being written as text is saved first."""
         if self.is_mounted and self.is_editing_text:
-            self._changed_meanwhile()
-            self._close_text()
+            self.text_editing.save()
         # What threads still deliver would find a screen whose widgets are going one by one.
         self.background.stopping.set()
         self.app.exit()
@@ -460,53 +421,4 @@ class TagsScreen(Screen[None]):
         self.tell(Told(f"{len(items)} pictures"))
 
     def fix(self, *, wide: bool) -> None:
-        """Mends the first finding of the current picture that can be mended, here or in many; asks where it could be
-        done in several ways."""
-        item = self.editor.current
-        found = self.editor.findings.of(item) if item is not None else ()
-        # What is done to pictures comes last here: this screen edits captions.
-        mendable = [finding for finding in found if finding.fixes]
-        finding = next((each for each in mendable if each.caption_fixes), mendable[0] if mendable else None)
-        if item is None or finding is None:
-            self.tell(Told("nothing here has a fix" if found else "no findings here"))
-            return
-        if wide and self.session.settings.vocabulary is None:
-            site = self.session.site
-            self.tell(Told(f"say first whose tags these are: `:vocabulary {site}`, or another one", wrong=True))
-            return
-        editor = self.editor
-        # What is superfluous here may be needed there: only pictures with the same finding are changed.
-        targets = [other for other in editor.selection.wide if editor.same_finding(finding, other)] if wide else [item]
-        if finding.automatic_fix is not None and wide:
-            editor.fix_all(finding, targets)
-        elif finding.automatic_fix is not None:
-            editor.apply_fix(finding.automatic_fix, targets)
-        else:
-            self._overlays.choose_fix(self, finding, targets)
-
-    def set_findings(self) -> list[CaptionFinding]:
-        """What is to be said of the set as a whole."""
-        from loratory.editing.checks.dataset_wide import check_set
-
-        context = self.background.context
-        of_captions = check_set(self.session.items, context) if context is not None else []
-        return [*of_captions, *self.background.picture_findings.get("", ())]
-
-    # --- a batch that a killed process left ---
-
-    def _found_unfinished(self, result: Batch | LoratoryError | None) -> None:
-        if isinstance(result, LoratoryError):
-            self.tell(Told.of(result))
-        elif result is not None:
-            self.unfinished = result
-            self.tell(Told(f"“{result.label}” ({result.count} captions) was interrupted", wrong=True))
-
-    def _answer_unfinished(self, pressed: str) -> None:
-        if pressed in ("f", "r"):
-            self.unfinished = None
-            self.editor.recover(finish=pressed == "f")
-        elif pressed == "escape":
-            self.unfinished = None
-            self.tell(
-                Told("nothing can be changed before that: `:recover finish` or `:recover roll-back` when you are ready")
-            )
+        self._overlays.fix(self, wide=wide)

@@ -279,7 +279,7 @@ class Preview(Widget):
 
     def _write(self, sequence: str) -> None:
         # Through Textual's driver, so that it comes between its own writes and never within one.
-        driver = self.app._driver  # pyright: ignore[reportPrivateUsage]
+        driver = self.app._driver  # pyright: ignore[reportPrivateUsage] - nothing else writes to the terminal
         if driver is not None:
             driver.write(sequence)
 

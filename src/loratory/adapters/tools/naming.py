@@ -1,0 +1,304 @@
+"""Adapter modules by component and dotted path, whatever naming their file has, and back to a naming.
+
+Three namings: `kohya` (sd-scripts, LyCORIS and every front end; SDXL's UNet under the block names of its release),
+`kohya-diffusers` (the same, with diffusers' block names for SDXL) and `diffusers` (peft's and diffusers' own).
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from loratory.adapters.keys import (
+    UNET_PREFIX,
+    Component,
+    Family,
+    key_component,
+    module_key,
+    sdxl_original_path,
+    text_encoder_prefix,
+)
+from loratory.adapters.roles import ALPHA, DORA_SCALE, LORA_DOWN, LORA_UP, refuse_other_files, split_name
+from loratory.errors import LoratoryError
+from loratory.models.header import read_header
+
+Naming = Literal["kohya", "kohya-diffusers", "diffusers"]
+
+# Where diffusers' loaders look for a LoraConfig in the metadata: JSON, keys prefixed with the component.
+_PEFT_METADATA = "lora_adapter_metadata"
+_DIFFUSERS_PREFIXES: dict[Component, str] = {"unet": "unet.", "te1": "text_encoder.", "te2": "text_encoder_2."}
+
+_RESNET = ("norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut")
+_TRANSFORMER = (
+    *(f"attn{number}.{layer}" for number in (1, 2) for layer in ("to_q", "to_k", "to_v", "to_out.0")),
+    *("ff.net.0.proj", "ff.net.2", "norm1", "norm2", "norm3"),
+)
+_EMBEDDINGS = ("time_embedding.linear_1", "time_embedding.linear_2", "add_embedding.linear_1", "add_embedding.linear_2")
+_CLIP_LAYER = (
+    *(f"self_attn.{layer}_proj" for layer in ("q", "k", "v", "out")),
+    *("mlp.fc1", "mlp.fc2", "layer_norm1", "layer_norm2"),
+)
+# More than any published model has (SDXL: 10 and 32).
+_MOST_TRANSFORMERS = 16
+_MOST_CLIP_LAYERS = 40
+
+
+class ModuleName(NamedTuple):
+    """A layer of a base model. path: dotted, as in diffusers and transformers, text encoders without `text_model.`."""
+
+    component: Component
+    path: str
+
+
+Modules = dict[ModuleName, dict[str, Tensor]]
+"""The tensors of an adapter by module, and by role within it."""
+
+
+@dataclass(frozen=True)
+class NamedAdapter:
+    """An adapter file in memory. naming: that of the file; kohya where both namings of kohya would be the same."""
+
+    modules: Modules
+    metadata: dict[str, str]
+    naming: Naming
+
+
+def _unet_paths(levels: int) -> Iterator[str]:
+    yield from ("conv_in", *_EMBEDDINGS)
+    blocks = [f"{side}_blocks.{level}" for side in ("down", "up") for level in range(levels)]
+    for block in (*blocks, "mid_block"):
+        for index in range(3):
+            yield from (f"{block}.resnets.{index}.{layer}" for layer in _RESNET)
+            attention = f"{block}.attentions.{index}"
+            yield from (f"{attention}.{layer}" for layer in ("norm", "proj_in", "proj_out"))
+            for depth in range(_MOST_TRANSFORMERS):
+                yield from (f"{attention}.transformer_blocks.{depth}.{layer}" for layer in _TRANSFORMER)
+        if block != "mid_block":
+            yield f"{block}.{'downsamplers' if block.startswith('down') else 'upsamplers'}.0.conv"
+    yield from ("conv_norm_out", "conv_out")
+
+
+def _text_encoder_paths() -> Iterator[str]:
+    for number in range(_MOST_CLIP_LAYERS):
+        yield from (f"encoder.layers.{number}.{layer}" for layer in _CLIP_LAYER)
+    yield from ("final_layer_norm", "embeddings.token_embedding", "embeddings.position_embedding", "text_projection")
+
+
+@cache
+def _unet_names() -> dict[str, str]:
+    """Dotted paths of the UNet by the underscored names of files, diffusers' and SDXL's own."""
+    names = {path.replace(".", "_"): path for path in _unet_paths(levels=4)}
+    for path in _unet_paths(levels=3):
+        try:
+            names[sdxl_original_path(path).replace(".", "_")] = path
+        except ValueError:  # a third layer in the middle block, which no UNet has
+            continue
+    return names
+
+
+@cache
+def _text_encoder_names() -> dict[str, str]:
+    """As `_unet_names`; with and without `text_model_`, which some programs leave out under transformers 5.6."""
+    names: dict[str, str] = {}
+    for path in _text_encoder_paths():
+        name = path.replace(".", "_")
+        names |= {name: path, f"text_model_{name}": path}
+    return names
+
+
+def module_of_key(key: str) -> ModuleName | None:
+    """The module that a key of a kohya file means; None for a key that no Stable Diffusion model has."""
+    component = key_component(key)
+    if component == "unet":
+        path = _unet_names().get(key.removeprefix(UNET_PREFIX))
+    else:
+        path = _text_encoder_names().get(re.sub(r"^lora_te[12]?_", "", key))
+    return None if component is None or path is None else ModuleName(component, path)
+
+
+def key_of_module(module: ModuleName, family: Family, naming: Naming) -> str:
+    """The key of a module in a file of that naming; for diffusers its dotted prefix."""
+    component, path = module
+    if naming == "diffusers":
+        level = "" if component == "unet" or path == "text_projection" else "text_model."
+        return f"{_DIFFUSERS_PREFIXES[component]}{level}{path}"
+    if component == "unet" and naming == "kohya-diffusers":
+        return UNET_PREFIX + path.replace(".", "_")
+    if path == "text_projection":  # the only layer of a text encoder that is not below text_model
+        return text_encoder_prefix(component, family) + path
+    return module_key(component, path, family)
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+# Every way in which diffusers and peft have named the two halves; the oldest joined the layer's name to "_lora".
+_PEFT_NAME = re.compile(
+    r"(?P<path>.+?)"
+    r"(?:\.(?:lora_(?P<letter>[AB])(?:\.default)?|(?:lora|lora_linear_layer)\.(?P<half>down|up))\.weight"
+    r"|_lora\.(?P<old>down|up)\.weight"
+    r"|\.(?P<magnitude>lora_magnitude_vector)(?:\.default)?(?:\.weight)?"
+    r"|\.(?P<alpha>alpha))"
+)
+
+
+def is_diffusers_naming(names: Iterable[str]) -> bool:
+    """Whether these are the tensors of an adapter as diffusers or peft name them."""
+    return any(
+        (match := _PEFT_NAME.fullmatch(name)) is not None and not match["alpha"] and not name.startswith("lora_")
+        for name in names
+    )
+
+
+def _diffusers_place(name: str) -> tuple[ModuleName, str] | None:
+    match = _PEFT_NAME.fullmatch(name.removeprefix("base_model.model."))
+    if match is None:
+        return None
+    path = match["path"].replace(".processor.", ".")
+    if match["old"] and path.endswith(".to_out"):
+        path += ".0"
+    component: Component = "unet"
+    for candidate, prefix in _DIFFUSERS_PREFIXES.items():
+        if path.startswith(prefix):
+            component, path = candidate, path.removeprefix(prefix)
+            break
+    path = path.removeprefix("text_model.")
+    known = _unet_names() if component == "unet" else _text_encoder_names()
+    if known.get(path.replace(".", "_")) != path:
+        return None
+    if match["magnitude"]:
+        return ModuleName(component, path), DORA_SCALE
+    if match["alpha"]:
+        return ModuleName(component, path), ALPHA
+    is_down = match["letter"] == "A" or "down" in (match["half"], match["old"])
+    return ModuleName(component, path), LORA_DOWN if is_down else LORA_UP
+
+
+def read_named_adapter(path: Path) -> NamedAdapter:
+    """Reads an adapter file of either naming to the CPU.
+
+    Where a file of diffusers has no alpha for a module, its metadata gives it, and if there is none alpha is the rank,
+    as diffusers reads it. Raises LoratoryError as `files.read_adapter` does, and for a module that no Stable Diffusion
+    model has, naming it.
+    """
+    header = read_header(path)
+    is_diffusers = is_diffusers_naming(header.tensors)
+    if not is_diffusers:
+        refuse_other_files(path, header.tensors)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise LoratoryError(f"{path} cannot be read: {error}.", hint="Download or copy it again.") from error
+    modules: Modules = {}
+    is_original = False
+    for name, tensor in tensors.items():
+        place = _diffusers_place(name) if is_diffusers else _kohya_place(name)
+        if place is None:
+            raise LoratoryError(
+                f"{path} has a tensor that belongs to no layer of SD 1.x, SD 2.x or SDXL: {name}.",
+                hint="Adapters of other models, such as Flux or SD 3, are not converted.",
+            )
+        is_original = is_original or (not is_diffusers and _is_original(split_name(name)[0], place[0]))
+        modules.setdefault(place[0], {})[place[1]] = tensor
+    metadata = dict(header.metadata)
+    if is_diffusers:
+        _add_alphas(modules, metadata.pop(_PEFT_METADATA, ""))
+        return NamedAdapter(modules, metadata, "diffusers")
+    return NamedAdapter(modules, metadata, "kohya" if is_original else "kohya-diffusers")
+
+
+def _kohya_place(name: str) -> tuple[ModuleName, str] | None:
+    key, role = split_name(name)
+    module = module_of_key(key)
+    return None if module is None else (module, role)
+
+
+def _is_original(key: str, module: ModuleName) -> bool:
+    return module.component == "unet" and key != UNET_PREFIX + module.path.replace(".", "_")
+
+
+def _add_alphas(modules: Modules, described: str) -> None:
+    """The alphas that the peft configs in the metadata give to modules, as peft itself applies them."""
+    try:
+        config: Any = json.loads(described or "{}")
+    except (ValueError, RecursionError):
+        config = {}
+    if not isinstance(config, dict):
+        return
+    for module, own in modules.items():
+        prefix = _DIFFUSERS_PREFIXES[module.component]
+        alpha: Any = config.get(f"{prefix}lora_alpha")
+        patterns: Any = config.get(f"{prefix}alpha_pattern")
+        for pattern, value in (patterns if isinstance(patterns, dict) else {}).items():
+            if _is_meant(pattern, module.path):
+                alpha = value
+                break
+        if ALPHA in own or LORA_DOWN not in own or not isinstance(alpha, int | float) or not abs(alpha) < 1e9:
+            continue
+        rank = own[LORA_DOWN].shape[0]
+        # rsLoRA divides by the root of the rank where files divide by the rank.
+        own[ALPHA] = torch.tensor(float(alpha) * (rank**0.5 if config.get(f"{prefix}use_rslora") else 1.0))
+
+
+def _is_meant(pattern: str, path: str) -> bool:
+    """Whether a pattern of a peft config means the layer: its whole path after "^", else the end of it.
+
+    peft takes patterns for regular expressions; those in files are names, and running an expression of a stranger can
+    take for ever.
+    """
+    name = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
+    return path == name or (not pattern.startswith("^") and path.endswith(f".{name}"))
+
+
+# -------------------------------------------------------------------------------------------------- family
+
+
+_WIDTHS: dict[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+_CLAIMS: tuple[tuple[str, Family], ...] = (("sdxl", "sdxl"), ("sd_v2", "sd2"), ("sd_v1", "sd1"))
+
+
+def family_of(adapter: NamedAdapter) -> Family | None:
+    """The family of base models that an adapter is for, by its modules, their widths and what it claims."""
+    if adapter.naming == "kohya" or any(_only_in_sdxl(module) for module in adapter.modules):
+        return "sdxl"
+    for module, own in adapter.modules.items():
+        reads_text = module.path.endswith(("attn2.to_k", "attn2.to_v"))
+        # Of SDXL's first text encoder the width is that of SD 1.x: it tells only where the UNet does not.
+        if reads_text and LORA_DOWN in own and (family := _WIDTHS.get(own[LORA_DOWN].shape[1])):
+            return family
+    claimed = adapter.metadata.get("ss_base_model_version", "")
+    for start, family in _CLAIMS:
+        if claimed.startswith(start):
+            return family
+    for module, own in adapter.modules.items():
+        if module.component == "te1" and ".self_attn." in module.path and LORA_DOWN in own:
+            return _WIDTHS.get(own[LORA_DOWN].shape[1])
+    return None
+
+
+def _only_in_sdxl(module: ModuleName) -> bool:
+    deep = re.search(r"transformer_blocks\.(\d+)", module.path)
+    return module.component == "te2" or module.path.startswith("add_embedding") or bool(deep and int(deep[1]) > 0)
+
+
+def kernel_of(module: ModuleName, family: Family) -> tuple[int, ...]:
+    """The kernel of the layer in the base model: () for a linear layer, (1, 1) or (3, 3) for a convolution.
+
+    As in diffusers; sd-scripts holds SD 2.x's projections as 1x1 convolutions.
+    """
+    last = module.path.rpartition(".")[2]
+    if module.component != "unet":
+        return ()
+    if last in ("conv_in", "conv_out", "conv1", "conv2", "conv"):
+        return (3, 3)
+    if last == "conv_shortcut" or (last in ("proj_in", "proj_out") and family == "sd1"):
+        return (1, 1)
+    return ()

@@ -1,0 +1,144 @@
+"""The VAE: 128 x 128 px to 16 x 16 x 4 and back, trained on crops, then on whole pictures."""
+
+import hashlib
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from loop import Schedule, save_whole
+from pictures import BACKGROUNDS, SIDE_PX, Pictures, on_background
+from torch import nn
+from torch.nn import functional as F
+
+SCHEDULE = Schedule(steps=5000, rate=1e-3)
+CROP_PX, CROPS, WHOLE = 64, 32, 8
+_KL_WEIGHT = 5e-4
+_COLOURS = np.array(list(BACKGROUNDS.values()), np.float32)
+
+
+def make_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32, 64, 96, 96),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=SIDE_PX,
+    )
+
+
+class VaeTask:
+    def __init__(self, pictures: Pictures, device: torch.device) -> None:
+        torch.manual_seed(0)
+        vae = make_vae().to(device)
+        self.networks = nn.ModuleDict({"vae": vae})
+        self._encode, self._decode = vae.encode, vae.decode
+        self._pixels = pictures.pixels
+        self._shown = np.flatnonzero(~pictures.held_back)
+        self._device = device
+        self.origin = f"{pictures.digest()} {CROPS} x {CROP_PX} px, {WHOLE}, {_KL_WEIGHT}"
+
+    def loss(self, step: int, chance: torch.Generator) -> torch.Tensor:
+        # In the end whole pictures: normalisation and attention work across the picture.
+        whole = SCHEDULE.cools_down(step)
+        x = self._batch(chance, WHOLE if whole else CROPS, SIDE_PX if whole else CROP_PX).to(self._device)
+        with torch.autocast(self._device.type, torch.bfloat16):
+            latents = self._encode(x).latent_dist
+            noise = torch.randn(latents.mean.shape, generator=chance).to(self._device)
+            y = self._decode(latents.mean + latents.std * noise).sample
+        y, mean, logvar = y.float(), latents.mean.float(), latents.logvar.float()
+        likeness = F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x) + 0.5 * _edges(y, x)
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        return likeness + _KL_WEIGHT * kl
+
+    def _batch(self, chance: torch.Generator, count: int, side_px: int) -> torch.Tensor:
+        """Pictures or parts of them [count, 3, side, side], mirrored, in other colours and on others now and then."""
+
+        def below(limit: int) -> list[int]:
+            return torch.randint(limit, (count,), generator=chance).tolist()
+
+        chosen = self._shown[below(len(self._shown))]
+        tops, lefts = below(SIDE_PX - side_px + 1), below(SIDE_PX - side_px + 1)
+        crops = np.stack(
+            [
+                self._pixels[index, top : top + side_px, left : left + side_px]
+                for index, top, left in zip(chosen, tops, lefts, strict=True)
+            ]
+        )
+        for index, (mirror, recolour) in enumerate(zip(below(2), below(8), strict=True)):
+            if mirror:
+                crops[index] = crops[index, :, ::-1].copy()
+            if not recolour:
+                crops[index, ..., :3] = crops[index][..., torch.randperm(3, generator=chance).tolist()]
+        colours = _COLOURS[below(len(_COLOURS))]
+        for index, kind in enumerate(below(4)):
+            if kind == 0:
+                colours[index] = 255
+            elif kind == 1:
+                colours[index] = below(256)[:3]
+        return on_background(crops, colours)
+
+
+def _edges(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Mean difference of the steps between neighbouring pixels."""
+    return F.l1_loss(y.diff(dim=2), x.diff(dim=2)) + F.l1_loss(y.diff(dim=3), x.diff(dim=3))
+
+
+def psnr_db(vae: AutoencoderKL, pictures: Pictures, chosen: np.ndarray, background: str = "white") -> float:
+    """Mean peak signal-to-noise ratio of pictures that went there and back, in decibels: 8-bit levels, per picture."""
+    x = on_background(pictures.pixels[chosen], np.array([BACKGROUNDS[background]] * len(chosen), np.float32))
+    errors = (_levels(x) - _levels(there_and_back(vae, x))).square().mean((1, 2, 3))
+    return sum(10 * math.log10(255**2 / max(error, 1e-9)) for error in errors.tolist()) / len(chosen)
+
+
+@torch.no_grad()
+def there_and_back(vae: AutoencoderKL, x: torch.Tensor) -> torch.Tensor:
+    """What is left of pictures [n, 3, h, w] from -1 to 1 as latents."""
+    parts = [vae.decode(vae.encode(part.to(vae.device)).latent_dist.mean).sample.cpu() for part in x.split(16)]
+    return torch.cat(parts)
+
+
+def _levels(x: torch.Tensor) -> torch.Tensor:
+    return ((x.clamp(-1, 1) + 1) * 127.5).round()
+
+
+@torch.no_grad()
+def whiten(vae: AutoencoderKL, latents: torch.Tensor) -> None:
+    """Folds mean and deviation of each latent channel into the 1x1 convolutions around the latent.
+
+    Then latents times SD 1.5's factor 0.18215 have mean 0 and deviation 1. latents: [..., 4, h, w] of the VAE as it is.
+    """
+    flat = latents.movedim(-3, 0).flatten(1).double()
+    mean, scale = flat.mean(1).float().to(vae.device), (flat.std(1) * vae.config.scaling_factor).float().to(vae.device)
+    inner, outer = vae.quant_conv, vae.post_quant_conv
+    channels = len(mean)
+    inner.weight[:channels] /= scale[:, None, None, None]
+    inner.bias[:channels] = (inner.bias[:channels] - mean) / scale
+    inner.bias[channels:] -= 2 * scale.log()  # the log of the variance
+    outer.bias += outer.weight[:, :, 0, 0] @ mean
+    outer.weight *= scale[None, :, None, None]
+
+
+@torch.no_grad()
+def encode_all(vae: AutoencoderKL, pictures: Pictures, chosen: np.ndarray, path: Path) -> torch.Tensor:
+    """Latents [picture, background, 4, 16, 16] of the VAE, in half precision, kept in the file `path`."""
+    weights = hashlib.sha256()
+    for tensor in vae.state_dict().values():
+        weights.update(tensor.cpu().numpy().tobytes())
+    origin = f"{pictures.digest()} {weights.hexdigest()} {chosen.tolist()} {BACKGROUNDS}"
+    if path.exists():
+        kept = torch.load(path, weights_only=True)
+        if kept["origin"] == origin:
+            return kept["latents"]
+    latents = torch.empty(len(chosen), len(BACKGROUNDS), 4, SIDE_PX // 8, SIDE_PX // 8, dtype=torch.float16)
+    for column, colour in enumerate(_COLOURS):
+        for at in range(0, len(chosen), 32):
+            part = chosen[at : at + 32]
+            x = on_background(pictures.pixels[part], np.repeat(colour[None], len(part), 0)).to(vae.device)
+            with torch.autocast(vae.device.type, torch.bfloat16):
+                latents[at : at + 32, column] = vae.encode(x).latent_dist.mean.half().cpu()
+    save_whole({"origin": origin, "latents": latents}, path)
+    return latents
