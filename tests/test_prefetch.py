@@ -127,5 +127,6 @@ def test_a_run_does_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
         )
         finished, _, _ = train(config)
         assert finished.status == "done"
+        assert prefetch_threads() == []
         results.append(saved(config))
     assert same_bytes(*results)

@@ -4,6 +4,7 @@ import atexit
 import shutil
 import tempfile
 import threading
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,12 @@ def small_config(folder: Path, family: Family = "sd1", **tables: dict[str, Any])
 def train(config: Config, run: RunDirectory | None = None) -> tuple[Finished, RunDirectory, list[Any]]:
     """Trains, from the newest state of `run` if one is given: how it ended, the run, and all of its events."""
     run = run or RunDirectory.create(config.output.runs_dir, config.output.output_name, dump_config(config))
-    # What these do to the collector takes a third of a second, as long as such a run; it has a test of its own.
-    with patch("loratory.training.loop.stay"), patch("loratory.runs.host.let_go"):
+    # What these do to the collector takes a third of a second, as long as such a run; it has a test of its own. None of
+    # them alone: what one run of many tells to stay, and none lets go, would stay.
+    names = ("training.loop.stay", "runs.loading.stay", "runs.host.let_go")
+    with ExitStack() as patched:
+        for name in names:
+            patched.enter_context(patch(f"loratory.{name}"))
         finished = host(config, run, threading.Event())
     return finished, run, [timed.event for timed in EventReader(run.events).read()]
 

@@ -5,6 +5,7 @@ keeps a state from which any later process goes on as if nothing had happened.
 """
 
 import time
+from contextlib import closing
 
 import loratory
 from loratory.runs.adjustments import history
@@ -78,58 +79,59 @@ def train(plan: Plan, run: RunDirectory, control: Control, recorder: Recorder) -
 
     stay()
     step_began = time.perf_counter()
-    for done in range(start, length.total_steps):
-        order = commands.obey(done)
-        if order == "stop":
-            return Finished("stopped", done, f"Stopped at step {done} of {length.total_steps}; the state is saved.")
-        if order == "go on later":
-            step_began = time.perf_counter()
+    with closing(windows):
+        for done in range(start, length.total_steps):
+            order = commands.obey(done)
+            if order == "stop":
+                return Finished("stopped", done, f"Stopped at step {done} of {length.total_steps}; the state is saved.")
+            if order == "go on later":
+                step_began = time.perf_counter()
 
-        waiting = time.perf_counter()
-        window = windows.take(done)
-        data_s = time.perf_counter() - waiting
-        step, epoch = done + 1, length.epoch_of(done + 1)
-        numbers, norms = take_step(engine, ranks, window, done, windows.adjustments(done).rate)
-        weights = PendingWeights(norm.names, Numbers.fetch(norm.measure())) if weights_due(length, step) else None
-        now = time.perf_counter()
-        visits = [visit for share in window for visit in share.visits]
-        sizes = engine.optimizers.step_sizes()
-        log.push(
-            PendingStep(
-                numbers=Numbers.fetch(numbers),
-                step=step,
-                epoch=epoch,
-                images=[engine.maker.name(visit) for visit in visits],
-                timesteps=[engine.maker.timestep(visit, epoch) for visit in visits],
-                lr=engine.optimizers.rates(),
-                effective_lr=engine.optimizers.effective_rates() if sizes is None else {},
-                step_sizes=None if sizes is None else Numbers.fetch(sizes),
-                step_s=now - step_began,
-                data_s=data_s,
-                keys_scaled=norms.keys_scaled if norms else None,
-                mean_weight_norm=norms.mean_norm if norms else None,
-                max_weight_norm=norms.max_norm if norms else None,
-                weights=weights,
+            waiting = time.perf_counter()
+            window = windows.take(done)
+            data_s = time.perf_counter() - waiting
+            step, epoch = done + 1, length.epoch_of(done + 1)
+            numbers, norms = take_step(engine, ranks, window, done, windows.adjustments(done).rate)
+            weights = PendingWeights(norm.names, Numbers.fetch(norm.measure())) if weights_due(length, step) else None
+            now = time.perf_counter()
+            visits = [visit for share in window for visit in share.visits]
+            sizes = engine.optimizers.step_sizes()
+            log.push(
+                PendingStep(
+                    numbers=Numbers.fetch(numbers),
+                    step=step,
+                    epoch=epoch,
+                    images=[engine.maker.name(visit) for visit in visits],
+                    timesteps=[engine.maker.timestep(visit, epoch) for visit in visits],
+                    lr=engine.optimizers.rates(),
+                    effective_lr=engine.optimizers.effective_rates() if sizes is None else {},
+                    step_sizes=None if sizes is None else Numbers.fetch(sizes),
+                    step_s=now - step_began,
+                    data_s=data_s,
+                    keys_scaled=norms.keys_scaled if norms else None,
+                    mean_weight_norm=norms.mean_norm if norms else None,
+                    max_weight_norm=norms.max_norm if norms else None,
+                    weights=weights,
+                )
             )
-        )
-        step_began = now
+            step_began = now
 
-        file_name = outputs.file_due(step)
-        state_due = step == length.total_steps or step % config.output.state_every_n_steps == 0
-        if file_name or state_due or outputs.samples_due(step) or plan.validates_after(step):
-            log.settle()
-            # Files before the state: a run killed between the two writes them again, the other way round never.
-            if file_name:
-                recorder.patiently(lambda name=file_name, step=step: outputs.save(name, step), "the adapter")
-            if plan.validates_after(step):
-                for progress in validate(engine, step, epoch):
-                    recorder.write(progress)
-            if state_due:
-                recorder.patiently(lambda step=step: keeper.save(step), "the state")
-            # Pictures last: no preview is worth losing a state for.
-            if outputs.samples_due(step):
-                outputs.draw_samples(step)
-            step_began = time.perf_counter()
+            file_name = outputs.file_due(step)
+            state_due = step == length.total_steps or step % config.output.state_every_n_steps == 0
+            if file_name or state_due or outputs.samples_due(step) or plan.validates_after(step):
+                log.settle()
+                # Files before the state: a run killed between the two writes them again, the other way round never.
+                if file_name:
+                    recorder.patiently(lambda name=file_name, step=step: outputs.save(name, step), "the adapter")
+                if plan.validates_after(step):
+                    for progress in validate(engine, step, epoch):
+                        recorder.write(progress)
+                if state_due:
+                    recorder.patiently(lambda step=step: keeper.save(step), "the state")
+                # Pictures last: no preview is worth losing a state for.
+                if outputs.samples_due(step):
+                    outputs.draw_samples(step)
+                step_began = time.perf_counter()
     ranks.leave()
     return Finished("done", length.total_steps, f"Trained {length.total_steps} steps.")
 
@@ -139,11 +141,11 @@ def follow(plan: Plan, ranks: Ranks) -> None:
     device = pick_device()
     engine = next(progress for progress in assemble(plan, device) if isinstance(progress, Engine))
     start, changes = _begin(engine, ranks, None, [])
-    windows = Windows(engine, ranks, changes)
-    for done in range(start, plan.length.total_steps):
-        if not obey_first(ranks, windows, done):
-            return
-        take_step(engine, ranks, windows.take(done), done, windows.adjustments(done).rate)
+    with closing(Windows(engine, ranks, changes)) as windows:
+        for done in range(start, plan.length.total_steps):
+            if not obey_first(ranks, windows, done):
+                return
+            take_step(engine, ranks, windows.take(done), done, windows.adjustments(done).rate)
     ranks.leave()
 
 

@@ -1,7 +1,5 @@
 """A trial run of a few steps, for the time and memory that a run will take: nothing of it is kept."""
 
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ import torch
 
 from loratory.dataset.visits import Visit
 from loratory.runs.events import Phase
+from loratory.telemetry.memory import peak_resident_bytes
 from loratory.training.device import device_name, pick_device
 from loratory.training.engine import Engine, assemble
 from loratory.training.plan import Plan
@@ -73,5 +72,5 @@ def measure(plan: Plan) -> Iterator[Phase | Measured]:
         peak = torch.cuda.max_memory_reserved()
         free = torch.cuda.mem_get_info()[1]
     else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        peak = peak_resident_bytes()
     yield Measured(device_name(device), bucket, load_s, sorted(times)[len(times) // 2], peak, free)

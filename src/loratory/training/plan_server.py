@@ -8,7 +8,6 @@ answered, and a newer one ends a measurement. The process ends when its input do
 
 import json
 import os
-import resource
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from loratory.errors import LoratoryError
+from loratory.telemetry.memory import peak_resident_bytes
 
 _MOST_RESIDENT_BYTES = 4_000_000_000
 """A server that ever held more ends after its answer; the next one begins afresh."""
@@ -67,8 +67,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
             say({"id": number, "error": error.message, "hint": error.hint})
         except Exception as error:  # noqa: BLE001 - a configuration that breaks the planner must not end it
             say({"id": number, "error": f"{_FAILED}: {type(error).__name__}: {error}", "hint": ""})
-        scale = 1 if sys.platform == "darwin" else 1024
-        if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale > _MOST_RESIDENT_BYTES:
+        if peak_resident_bytes() > _MOST_RESIDENT_BYTES:
             os._exit(0)
 
 

@@ -32,7 +32,7 @@ are left out, none where that is so of each."""
 
 @dataclass
 class Windows:
-    """Gives the window of each step in turn. changes: (steps done by then, command), in the order they were made."""
+    """Gives the window of each step in turn, until it is closed. changes: (steps done by then, command), in order."""
 
     engine: Engine
     ranks: Ranks
