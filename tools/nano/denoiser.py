@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from loop import SEED, Schedule
+from loop import SEED, Schedule, is_fast_in_bfloat16, mixed
 from pictures import BACKGROUNDS, Pictures
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -24,15 +24,13 @@ _NOISE_OFFSET = 0.15
 
 
 def make_unet() -> UNet2DConditionModel:
-    unet = UNet2DConditionModel(
+    return UNet2DConditionModel(
         sample_size=16,
         layers_per_block=1,
         block_out_channels=(64, 128, 192, 96),
         attention_head_dim=4,  # the number of heads, as in SD 1.5
         cross_attention_dim=_WIDTH,
     )
-    unet.set_attn_processor(AttnProcessor())  # at these sizes the fused attention is slower on a CPU
-    return unet
 
 
 def make_text_encoder() -> CLIPTextModel:
@@ -58,7 +56,10 @@ class DenoiserTask:
         self, pictures: Pictures, chosen: np.ndarray, latents: torch.Tensor, tokenizer: Path, device: torch.device
     ) -> None:
         torch.manual_seed(0)
-        self.networks = nn.ModuleDict({"unet": make_unet(), "text_encoder": make_text_encoder()}).to(device)
+        unet = make_unet()
+        if is_fast_in_bfloat16(device):
+            unet.set_attn_processor(AttnProcessor())  # at these sizes the fused attention takes longer, in float32 not
+        self.networks = nn.ModuleDict({"unet": unet, "text_encoder": make_text_encoder()}).to(device)
         self._tokenizer = CLIPTokenizer.from_pretrained(tokenizer)
         self._pictures, self._chosen, self._latents, self._device = pictures, chosen, latents, device
         content = hashlib.sha256(latents.contiguous().numpy().tobytes()).hexdigest()
@@ -81,7 +82,7 @@ class DenoiserTask:
         weights = torch.clamp(_MIN_SNR_GAMMA / snr, max=1.0)
         ids = self._ids(rows.tolist(), columns.tolist(), step)
         noisy, noise, times, weights, ids = (each.to(self._device) for each in (noisy, noise, times, weights, ids))
-        with torch.autocast(self._device.type, torch.bfloat16):
+        with mixed(self._device):
             text = self.networks["text_encoder"](ids).last_hidden_state
             predicted = self.networks["unet"](noisy, times, text).sample
         errors = (predicted.float() - noise).square().mean((1, 2, 3))

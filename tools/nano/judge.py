@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from loop import Schedule
+from loop import Schedule, mixed
 from pictures import BACKGROUNDS, Pictures, on_background
 from torch import nn
 from torch.nn import functional as F
@@ -57,7 +57,7 @@ class JudgeTask:
 
     def loss(self, step: int, chance: torch.Generator) -> torch.Tensor:
         x, subject, style = (each.to(self._device) for each in self.batch(chance, _BATCH))
-        with torch.autocast(self._device.type, torch.bfloat16):
+        with mixed(self._device):
             subjects, styles = self.networks["judge"](x)
         return F.cross_entropy(subjects.float(), subject, label_smoothing=0.1) + F.cross_entropy(styles.float(), style)
 

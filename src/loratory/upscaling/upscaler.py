@@ -145,7 +145,7 @@ class Upscaler:
     def _dtype(self) -> torch.dtype:
         if self.device.type == "cuda":
             return torch.float16 if self._network.half else torch.float32
-        return torch.bfloat16 if self._network.fast_on_cpu and _cpu_has_bfloat16() else torch.float32
+        return torch.bfloat16 if self._network.fast_on_cpu and cpu_has_bfloat16() else torch.float32
 
     def _place(self, device: torch.device) -> None:
         self.device = device
@@ -222,7 +222,7 @@ def _stoppable(module: nn.Module, stop: threading.Event | None) -> Generator[Non
 
 
 @cache
-def _cpu_has_bfloat16() -> bool:
+def cpu_has_bfloat16() -> bool:
     """Whether the processor multiplies in bfloat16 by itself; without, it is slower than fp32.
 
     Linux tells; elsewhere the answer is no.
