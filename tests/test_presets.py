@@ -133,6 +133,10 @@ def test_new_writes_a_configuration_that_loads(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert result.stdout == ""
     assert "loratory plan project/ink.toml" in result.stderr
+    spaced = run(
+        "new", "style-locon", "project/ink two.toml", "--model", "/m/base.safetensors", "--data", "project/ink set"
+    )
+    assert "loratory plan 'project/ink two.toml'" in spaced.stderr
     text = (tmp_path / "project/ink.toml").read_text()
     assert 'preset = "style-locon"' in text
     assert 'train_data_dir = "./ink set"' in text

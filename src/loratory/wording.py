@@ -1,4 +1,7 @@
-"""Times, speeds and sizes as people say them."""
+"""Times, speeds and sizes as people say them, and paths as they type them."""
+
+import shlex
+from pathlib import Path
 
 
 def spoken_time(seconds: float) -> str:
@@ -23,3 +26,8 @@ def spoken_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError
+
+
+def typed(path: Path | str) -> str:
+    """The path as a shell takes it, for the commands that hints and closing lines name."""
+    return shlex.quote(str(path))

@@ -1,6 +1,5 @@
 """`loratory balance`: the repeats that give each concept an equal share, seen first, then written into folder names."""
 
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from loratory.cli import output
 from loratory.cli.sentences import sentence
 from loratory.dataset.findings import shown
 from loratory.errors import LoratoryError
+from loratory.wording import typed
 
 if TYPE_CHECKING:
     from loratory.dataset.balance import Balance, Concept, Row
@@ -265,8 +265,7 @@ def _say_applied(session: "Session", renaming: "Renaming | None") -> None:
     count = "1 folder" if len(renaming.moves) == 1 else f"{len(renaming.moves)} folders"
     output.say(
         output.one_line(
-            f"{count} renamed: {_told(renaming)} · "
-            f"`loratory balance {shlex.quote(str(session.directory))} --undo` takes it back"
+            f"{count} renamed: {_told(renaming)} · `loratory balance {typed(session.directory)} --undo` takes it back"
         )
     )
 

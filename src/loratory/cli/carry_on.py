@@ -11,6 +11,7 @@ from loratory.cli.progress import Viewer
 from loratory.errors import FAILED
 from loratory.runs.host_thread import RunThread
 from loratory.runs.store import liveness
+from loratory.runs.way_back import resume_command
 
 
 def carry_on(thread: RunThread) -> int:
@@ -51,5 +52,5 @@ def carry_on(thread: RunThread) -> int:
         return FAILED
     output.say(finished.message)
     if finished.status == "stopped":
-        output.say(f"`loratory train --resume {run.path}` goes on.")
+        output.say(f"`{resume_command(run)}` goes on.")
     return 0 if finished.status == "done" else FAILED

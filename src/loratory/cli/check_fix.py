@@ -1,7 +1,6 @@
 """`loratory check --fix`: what the fixes would do, and doing it."""
 
 import os
-import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from loratory.cli.patch import print_patch
 from loratory.dataset.findings import shown
 from loratory.dataset.listing import pictures, some_names
 from loratory.errors import FAILED
+from loratory.wording import typed
 
 if TYPE_CHECKING:
     from loratory.editing.checks.finding import CaptionFinding
@@ -61,7 +61,7 @@ def mend(
 
 def argument(session: "Session") -> str:
     """The dataset as it can be typed."""
-    return shlex.quote(str(session.directory))
+    return typed(session.directory)
 
 
 def _captions(

@@ -13,6 +13,7 @@ from loratory.cli import output
 from loratory.config.load import load_config
 from loratory.errors import FAILED
 from loratory.runs.store import find_runs
+from loratory.wording import typed
 
 _PROMPT = "hrt, heart, yellow, blue background --d 2"
 
@@ -54,7 +55,7 @@ def walk(config_path: Path, overrides: tuple[str, ...] = ()) -> int:
     output.say("")
     output.say("That was all of it. With the same pictures you can go on in the screens:")
     for what, path in (("the tags", config_path.parent / "pictures"), ("the settings", config_path), ("the run", run)):
-        output.say(f"  {what:12}  loratory {shlex.quote(str(path))}")
+        output.say(f"  {what:12}  loratory {typed(path)}")
     return 0
 
 

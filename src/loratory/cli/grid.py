@@ -19,6 +19,7 @@ from loratory.cli.find_run import find_run
 from loratory.config.load import load_config
 from loratory.config.schema import Config
 from loratory.errors import LoratoryError
+from loratory.wording import typed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,7 +73,7 @@ def grid(
         which = "" if epochs == "all" else f" in epoch {epochs}"
         raise LoratoryError(
             f"{directory.path} has no adapter file saved{which} that is still there.",
-            hint=f"`loratory runs save {directory.path}` has a run that is under way save one.",
+            hint=f"`loratory runs save {typed(directory.path)}` has a run that is under way save one.",
         )
     info = detect_model(config.model, config.noise)
     planned = make_grid(config, info, directory, prompts, files.there, wanted)
@@ -237,7 +238,7 @@ def _print(planned: "Grid", judged: "Sequence[Judged]", footer: list[str], sheet
         if sys.stdout.isatty() and output.is_unicode() and "NO_COLOR" not in os.environ:
             _show(path)
         output.data(output.one_line(str(path)))
-    output.say(output.one_line(f"`loratory {planned.run.path}` shows them too: key 6."))
+    output.say(output.one_line(f"`loratory {typed(planned.run.path)}` shows them too: key 6."))
 
 
 def _show(path: Path) -> None:

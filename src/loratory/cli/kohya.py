@@ -18,6 +18,7 @@ from loratory.config.kohya.report import Entry
 from loratory.config.load import load_config
 from loratory.config.schema import Config
 from loratory.errors import FAILED, LoratoryError
+from loratory.wording import typed
 
 if TYPE_CHECKING:
     from loratory.dataset.scan import Dataset
@@ -52,7 +53,7 @@ def import_command(file: Path, config: Path | None, force: bool, as_json: bool) 
     _report(imported)
     if config is not None:
         todo = f"Fill in {' and '.join(imported.missing)}, then: " if imported.missing else "Next: "
-        output.say(f"Wrote {config}. {todo}loratory plan {shlex.quote(str(config))}")
+        output.say(f"Wrote {config}. {todo}loratory plan {typed(config)}")
     return 0 if imported.is_faithful else FAILED
 
 

@@ -1,7 +1,6 @@
 """`loratory prepare`: from a folder of original pictures to a folder that can be trained on."""
 
 import os
-import shlex
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import click
 from loratory.cli import output
 from loratory.cli.prepare_report import Bar, as_data, print_history, print_plan, print_report
 from loratory.errors import FAILED, LoratoryError
+from loratory.wording import typed
 
 if TYPE_CHECKING:
     from loratory.imaging.recipe import Defaults
@@ -103,7 +103,7 @@ def prepare(
     if desk.is_dataset and given:
         raise LoratoryError(
             f"{source} is a training folder itself: its pictures stay as they are but for their recipes.",
-            hint=f"Give the folder of the originals first: loratory prepare ORIGINALS {shlex.quote(str(source))}",
+            hint=f"Give the folder of the originals first: loratory prepare ORIGINALS {typed(source)}",
         )
     if undo:
         label = desk.undo()

@@ -1,6 +1,5 @@
 """What `loratory prepare` shows: how far it is, what would be done, what was done."""
 
-import shlex
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,6 +10,7 @@ from loratory.cli import output
 from loratory.dataset.findings import shown
 from loratory.dataset.listing import pictures
 from loratory.errors import FAILED
+from loratory.wording import typed
 
 if TYPE_CHECKING:
     from loratory.preparation.build import Report
@@ -139,7 +139,7 @@ def print_report(desk: "Desk", report: "Report") -> None:
     if outcome is not None:
         merged = f", {len(outcome.merged)} of them joined with what was edited there" if outcome.merged else ""
         output.say(
-            f"{_captions(len(outcome.written))} written{merged}; `loratory tag undo {shlex.quote(str(desk.root))}` "
+            f"{_captions(len(outcome.written))} written{merged}; `loratory tag undo {typed(desk.root)}` "
             "takes that back."
         )
         skipped = [(_below(path, desk.root), why) for path, why in outcome.skipped]

@@ -11,6 +11,7 @@ from loratory.config.load import absolute_model_source, resolve
 from loratory.config.presets import Preset, find_preset, list_presets
 from loratory.config.toml_files import parse_toml, read_text
 from loratory.errors import LoratoryError
+from loratory.wording import typed
 
 _STAND_INS = {"model": {"pretrained_model_name_or_path": "nano"}, "dataset": {"train_data_dir": "."}}
 
@@ -72,7 +73,7 @@ def new_command(
         key for key, value in (("pretrained_model_name_or_path", model), ("train_data_dir", data)) if value is None
     ]
     todo = f"Fill in {' and '.join(missing)}, then: " if missing else "Next: "
-    output.say(f"Wrote {config}. {todo}loratory plan {config}")
+    output.say(f"Wrote {config}. {todo}loratory plan {typed(config)}")
 
 
 def _new_config(name: str, config: Path, model: str | None, data: Path | None, output_name: str) -> str:

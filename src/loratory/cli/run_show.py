@@ -9,7 +9,7 @@ from loratory.cli import output
 from loratory.cli.find_run import find_run
 from loratory.runs.store import ALIVE, EventReader, Liveness, RunDirectory, RunRecord, liveness, newest_state
 from loratory.runs.way_back import resume_command, what_became
-from loratory.wording import spoken_bytes, spoken_pace, spoken_time
+from loratory.wording import spoken_bytes, spoken_pace, spoken_time, typed
 
 if TYPE_CHECKING:
     from loratory.runs.diagnosis import Alarm
@@ -74,7 +74,7 @@ def _rows(
         rows.append(("alarm", f"{alarm.severity} at step {alarm.step}: {alarm.sentence}"))
     if state != "done":
         way = "resumed by" if state not in ALIVE else "followed by"
-        rows.append((way, resume_command(run) if state not in ALIVE else f"loratory watch {run.path}"))
+        rows.append((way, resume_command(run) if state not in ALIVE else f"loratory watch {typed(run.path)}"))
     return rows
 
 

@@ -1,6 +1,5 @@
 """`loratory tag`: edits the captions of many images at once, lists their tags, and takes edits back."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from loratory.dataset.findings import shown
 from loratory.editing.verbs import VERBS, Verb, VerbCommand
 from loratory.errors import FAILED
 from loratory.tags.edits import Add, Edit, past
+from loratory.wording import typed
 
 if TYPE_CHECKING:
     from loratory.editing.items import Item
@@ -183,7 +183,7 @@ def _say_done(directory: Path, edit: Edit, plan: "Plan", outcome: "Outcome | Non
         holding = "1 also holds" if len(outcome.merged) == 1 else f"{len(outcome.merged)} also hold"
         said += f"; {holding} what another program wrote there meanwhile"
     if outcome and outcome.batch:
-        said += f" · `loratory tag undo {shlex.quote(str(directory))}` undoes it"
+        said += f" · `loratory tag undo {typed(directory)}` undoes it"
     output.say(output.one_line(said))
 
 

@@ -1,7 +1,6 @@
 """The part of `loratory tag` that looks back: what was edited, taking it back, doing it again."""
 
 import dataclasses
-import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from loratory.cli import output
 from loratory.cli.patch import print_patch
 from loratory.dataset.findings import shown
 from loratory.errors import FAILED, LoratoryError
+from loratory.wording import typed
 
 if TYPE_CHECKING:
     from loratory.tags.journal import Batch, Journal, Outcome
@@ -126,4 +126,4 @@ def _state(batch: "Batch") -> str:
 
 
 def _quoted(directory: Path) -> str:
-    return shlex.quote(str(directory))
+    return typed(directory)

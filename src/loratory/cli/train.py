@@ -17,6 +17,8 @@ from loratory.runs.events import Finished
 from loratory.runs.host import host, host_follower, open_for_resume
 from loratory.runs.launch import process_count, process_rank
 from loratory.runs.store import RunDirectory
+from loratory.runs.way_back import resume_command
+from loratory.wording import typed
 
 if TYPE_CHECKING:
     from loratory.training.plan import Plan
@@ -88,12 +90,12 @@ def train_here(
     if not as_json:
         output.say(finished.message)
         if finished.status == "stopped":
-            output.say(f"`loratory train --resume {run.path}` goes on.")
+            output.say(f"`{resume_command(run)}` goes on.")
     return finished
 
 
 def _detach(run: RunDirectory) -> int:
     pid = start_detached(run)
     output.data(str(run.path))
-    output.say(f"training in process {pid}; `loratory watch {run.path}` shows it.")
+    output.say(f"training in process {pid}; `loratory watch {typed(run.path)}` shows it.")
     return 0

@@ -20,6 +20,7 @@ from loratory.errors import FAILED, LoratoryError
 from loratory.tags import journal_lock
 from loratory.tags.journal_log import JournalLog
 from loratory.tags.rename_log import RENAMES, RenameLog, Renaming
+from loratory.wording import typed
 
 Move = tuple[str, str]
 
@@ -87,7 +88,7 @@ def _carry_out(root: Path, log: RenameLog, moves: tuple[Move, ...], label: str, 
     if open_batch is not None:
         raise LoratoryError(
             f"A batch of captions in {root} was cut short ({open_batch.label}); no folder was renamed.",
-            hint=f"`loratory tag recover {root} --finish` completes it, `--roll-back` takes it back.",
+            hint=f"`loratory tag recover {typed(root)} --finish` completes it, `--roll-back` takes it back.",
         )
     _check(root, moves)
     number = max((each.id for each in log.read()), default=0) + 1

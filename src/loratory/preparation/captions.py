@@ -25,6 +25,7 @@ from loratory.tags.edits import Add, Remove
 from loratory.tags.files import read_caption_bytes
 from loratory.tags.journal import Change, Journal, Outcome
 from loratory.tags.text import EMPTY, decode, encode, split_tags
+from loratory.wording import typed
 
 # What trainers look for, the first that is there.
 # What is true of a sheet of several figures, and not of one cut out of it.
@@ -220,7 +221,7 @@ def recover(root: Path, manifest: Manifest) -> None:
         if expected is None or pending.id <= expected["later_than"] or pending.label != expected["label"]:
             raise LoratoryError(
                 f"A batch of {pending.count} captions in {root} was cut short ({pending.label}); nothing was changed.",
-                hint=f"`loratory tag recover {root} --finish` completes it, `--roll-back` takes it back.",
+                hint=f"`loratory tag recover {typed(root)} --finish` completes it, `--roll-back` takes it back.",
             )
         journal.finish()
     if expected is None:

@@ -17,6 +17,7 @@ from loratory.preparation.places import (
     find_names,
     recipe_name,
 )
+from loratory.wording import typed
 
 
 @dataclass
@@ -51,7 +52,7 @@ def source_shelf(root: Path, source: Path, destination: Path | None, book: Recip
     if destination is None:
         shelf.problem = LoratoryError(
             f"Where the pictures of {source} go is not known.",
-            hint=f"`loratory prepare {source} TRAINING_FOLDER --token NAME` says it once.",
+            hint=f"`loratory prepare {typed(source)} TRAINING_FOLDER --token NAME` says it once.",
         )
     tokens = concept_tokens(book)
     places: dict[str, Path] = {}

@@ -29,6 +29,7 @@ from loratory.runs.recorder import Recorder
 from loratory.runs.resume import is_expected, open_for_resume
 from loratory.runs.store import RunDirectory, is_full_disk, newest_state
 from loratory.runs.tensorboard import following
+from loratory.runs.way_back import resume_command
 from loratory.telemetry.hardware import Beat
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def host_follower(config: Config) -> None:
 
 def _explained(error: Exception, config: Config, run: RunDirectory) -> LoratoryError | None:
     """What a person is told about `error`; None if it is a defect of the program."""
-    resume = f"`loratory train --resume {run.path}` goes on."
+    resume = f"`{resume_command(run)}` goes on."
     if is_full_disk(error):
         what = error.message if isinstance(error, LoratoryError) else "The disk is full."
         return LoratoryError(
@@ -174,7 +175,7 @@ def _out_of_memory(error: BaseException, config: Config, run: RunDirectory) -> L
     if not commands:
         hint = [
             "Every setting that saves memory and can change now is in force. Close other programs that use it, then "
-            f"`loratory train --resume {run.path}` goes on {since}."
+            f"`{resume_command(run)}` goes on {since}."
         ]
     if in_main:
         hint.insert(0, "Close other programs that use much of it first.")

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from loratory.config.fields import FIELDS
 from loratory.config.schema import Config
+from loratory.wording import typed
 
 RESUMABLE = frozenset(
     {
@@ -48,7 +49,7 @@ class Rung:
     def command(self, run: Path) -> str:
         """The command line that goes on with `run` in this way."""
         assignments = (shlex.quote(f"{key}={json.dumps(value)}") for key, value in self.settings.items())
-        return f"loratory train --resume {shlex.quote(str(run))} " + " ".join(f"--set {each}" for each in assignments)
+        return f"loratory train --resume {typed(run)} " + " ".join(f"--set {each}" for each in assignments)
 
 
 def ladder(config: Config, trained: bool) -> tuple[Rung, ...]:

@@ -19,6 +19,7 @@ from loratory.errors import LoratoryError
 from loratory.runs.control import Command, Control
 from loratory.runs.events import Continued, Event, Finished, Hardware, Notice, Paused, Started, Step
 from loratory.runs.store import HEARTBEAT_EVERY_S, EventWriter, RunDirectory, Status, is_full_disk, new_record
+from loratory.wording import typed
 
 RETRY_EVERY_S = 5.0
 # How soon a command is heard while a run waits for room.
@@ -247,7 +248,7 @@ def _hold(run: RunDirectory) -> int:
         os.close(descriptor)
         raise LoratoryError(
             f"{run.path} is being trained by another process at this moment.",
-            hint=f"`loratory watch {run.path}` shows it.",
+            hint=f"`loratory watch {typed(run.path)}` shows it.",
         ) from None
     except OSError:
         pass  # some network file systems have no locks; the record still says who trains

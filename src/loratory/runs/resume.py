@@ -12,6 +12,7 @@ from loratory.runs.events import Notice
 from loratory.runs.ladder import changed_settings, may_change_on_resume, value_of
 from loratory.runs.recorder import held
 from loratory.runs.store import EventWriter, RunDirectory, RunRecord, liveness, newest_state
+from loratory.wording import typed
 
 
 def open_for_resume(run: RunDirectory, overrides: Sequence[str] = ()) -> Config:
@@ -26,7 +27,8 @@ def open_for_resume(run: RunDirectory, overrides: Sequence[str] = ()) -> Config:
     if record is not None and state in ("starting", "running", "paused") and not is_expected(record):
         raise LoratoryError(
             f"{run.path} is being trained already (pid {record.pid} on {record.host}).",
-            hint=f"`loratory watch {run.path}` shows it, `loratory runs stop {run.path}` has it stop after its step.",
+            hint=f"`loratory watch {typed(run.path)}` shows it, "
+            f"`loratory runs stop {typed(run.path)}` has it stop after its step.",
         )
     if state == "done":
         raise LoratoryError(f"{run.path} is done; there is nothing to resume.")

@@ -1,10 +1,9 @@
 """What is left of a run that no process has in hand, and the command that goes on with it."""
 
-import shlex
 import time
 
 from loratory.runs.store import RunDirectory, RunRecord, newest_state
-from loratory.wording import spoken_time
+from loratory.wording import spoken_time, typed
 
 
 def gone(run: RunDirectory, now_s: float | None = None) -> tuple[str, str]:
@@ -31,4 +30,4 @@ def way_back(run: RunDirectory, now_s: float | None = None) -> str:
 
 def resume_command(run: RunDirectory) -> str:
     """The command line that goes on with `run`, as a shell takes it."""
-    return f"loratory train --resume {shlex.quote(str(run.path))}"
+    return f"loratory train --resume {typed(run.path)}"

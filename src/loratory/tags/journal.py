@@ -26,6 +26,7 @@ from loratory.tags.files import (
 )
 from loratory.tags.journal_log import End, Entry, JournalLog, Record
 from loratory.tags.rename_log import RENAMES, RenameLog
+from loratory.wording import typed
 
 Progress = Callable[[int, int], None]
 
@@ -257,14 +258,14 @@ class Journal:
         if self._renames.pending() is not None:
             raise LoratoryError(
                 f"A renaming of folders in {self.root} was cut short: some have their new names, some have not.",
-                hint=f"`loratory balance {self.root}` completes it.",
+                hint=f"`loratory balance {typed(self.root)}` completes it.",
             )
         record = self._log.open_record()
         if record is not None:
             raise LoratoryError(
                 f"A batch of {record.count} captions in {self.root} was cut short ({record.label}): some are written, "
                 f"some are not.",
-                hint=f"`loratory tag recover {self.root} --finish` completes it, `--roll-back` takes it back.",
+                hint=f"`loratory tag recover {typed(self.root)} --finish` completes it, `--roll-back` takes it back.",
             )
 
     def _end(self, record: Record, end: End, skipped: Mapping[int, str]) -> None:

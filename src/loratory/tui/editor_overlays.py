@@ -19,6 +19,7 @@ from loratory.tui.review import Review
 from loratory.tui.screens.overlays import Choice, TableRow, TableScreen, TextScreen, ZoomScreen
 from loratory.tui.text import plain
 from loratory.tui.told import Told
+from loratory.wording import typed
 
 if TYPE_CHECKING:
     from loratory.tui.screens.tags import TagsScreen
@@ -212,7 +213,7 @@ def show_batch(screen: "TagsScreen", batch: Batch) -> None:
             style = "$text-success" if line.startswith("+") else "$text-error" if line.startswith("-") else ""
             lines.append(plain(line, style))
     if len(changes) > _FILES_SHOWN:
-        where = f"loratory tag show {screen.session.root} {batch.id}"
+        where = f"loratory tag show {typed(screen.session.root)} {batch.id}"
         lines.append(plain(f"and {len(changes) - _FILES_SHOWN} more files: `{where}` prints all", "bold"))
     screen.app.push_screen(TextScreen(batch.label, lines))
 

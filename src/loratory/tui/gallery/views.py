@@ -10,6 +10,7 @@ from loratory.tui.gallery.place import SECTIONS, Place, Section
 from loratory.tui.gallery.sources import ENLARGED
 from loratory.tui.text import Glyphs, fitted, plain, printable, wrapped
 from loratory.tui.widgets.table import Column, Line, TableView
+from loratory.wording import typed
 
 
 def place_words(place: Place, width: int, glyphs: Glyphs) -> tuple[Content, Content]:
@@ -102,7 +103,7 @@ def empty_text(run: RunDirectory | None, section: Section, runs_dir: Path, width
             f"{run.name} has no grids yet.",
             "A grid shows which epoch is the best and how strong to use it: every adapter that was saved, at several "
             "strengths, with the same seeds.",
-            f"loratory grid {run.path}",
+            f"loratory grid {typed(run.path)}",
         )
     lines = [line for sentence in sentences for line in [*wrapped(sentence, max(20, width)), ""]]
     return Content("\n").join(plain(line) for line in lines)
