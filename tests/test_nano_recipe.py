@@ -156,17 +156,33 @@ def test_whitened_latents_have_deviation_one_and_give_the_same_pictures(tmp_path
     assert (tmp_path / "white.pt").stat().st_mtime_ns == kept
 
 
+def test_the_decoder_learns_on_while_the_latents_stay(tmp_path: Path) -> None:
+    from loop import Schedule, train
+    from vae import DecoderTask, make_vae
+
+    torch.manual_seed(0)
+    vae = make_vae().eval().requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
+    task = DecoderTask(some_pictures(), vae, torch.device("cpu"))
+    loss = task.loss(0, torch.Generator().manual_seed(1)).item()
+    train(task, Schedule(steps=6, rate=1e-3, warm_up=1, average=0.1), tmp_path / "decoder.pt", float("inf"))
+    changed = {name for name, tensor in vae.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {name.partition(".")[0] for name in changed} == {"decoder", "post_quant_conv"}
+    assert task.loss(0, torch.Generator().manual_seed(1)).item() < 0.9 * loss
+
+
 def test_every_network_takes_a_step_that_can_be_repeated() -> None:
     from denoiser import DenoiserTask
     from judge import JudgeTask
-    from vae import SCHEDULE, VaeTask
+    from vae import SCHEDULE, DecoderTask, VaeTask
 
     pictures, chosen, cpu = some_pictures(), np.arange(6), torch.device("cpu")
     latents = torch.randn(6, 10, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     clip = ROOT / "src" / "loratory" / "models" / "assets" / "clip"
     denoiser = DenoiserTask(pictures, chosen, latents, clip, cpu)
     vae, judge = VaeTask(pictures, cpu), JudgeTask(pictures, chosen, cpu)
-    for task, step in ((denoiser, 0), (vae, 0), (vae, SCHEDULE.steps - 1), (judge, 0)):
+    decoder = DecoderTask(pictures, vae.networks["vae"], cpu)
+    for task, step in ((denoiser, 0), (vae, 0), (vae, SCHEDULE.steps - 1), (decoder, 0), (judge, 0)):
         losses = []
         for _ in range(2):
             torch.manual_seed(3)
@@ -212,7 +228,7 @@ def test_from_pictures_to_the_model_card(tmp_path: Path, monkeypatch: pytest.Mon
     pictures = some_pictures(20)
     pictures.held_back[-2:] = True
     monkeypatch.setattr(make, "load_pictures", lambda work: pictures)
-    for name in ("VAE_SCHEDULE", "JUDGE_SCHEDULE", "DENOISER_SCHEDULE"):
+    for name in ("VAE_SCHEDULE", "DECODER_SCHEDULE", "JUDGE_SCHEDULE", "DENOISER_SCHEDULE"):
         monkeypatch.setattr(make, name, short)
     monkeypatch.setattr(judge, "_BATCH", 4)
     monkeypatch.setattr(measure, "STEPS", 1)

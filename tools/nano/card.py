@@ -15,7 +15,7 @@ _TEMPLATE = Path(__file__).with_name("card.md")
 
 
 def model_card(pictures: Pictures, networks: dict[str, Any], steps: dict[str, int], figures: dict[str, Any]) -> str:
-    """networks and steps: of "vae", "unet", "text_encoder" and of "vae", "denoiser". figures: those of `report`."""
+    """networks: "vae", "unet", "text_encoder". steps: of "vae", "decoder", "denoiser". figures: those of `report`."""
 
     def millions(module: nn.Module) -> str:
         return f"{sum(parameter.numel() for parameter in module.parameters()) / 1e6:.1f}"
@@ -40,6 +40,7 @@ def model_card(pictures: Pictures, networks: dict[str, Any], steps: dict[str, in
         vae=millions(vae),
         vae_channels=listed(vae.config.block_out_channels),
         vae_steps=f"{steps['vae']:,}",
+        decoder_steps=f"{steps['decoder']:,}",
         denoiser_steps=f"{steps['denoiser']:,}",
         denoiser_batch=BATCH,
         shown=f"{int((~pictures.held_back).sum()):,}",

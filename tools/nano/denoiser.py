@@ -13,8 +13,8 @@ from pictures import BACKGROUNDS, Pictures
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-SCHEDULE = Schedule(steps=9_000, rate=8e-4, warm_up=500, cool_down=0.25, average=0.9995)
-BATCH = 48
+SCHEDULE = Schedule(steps=4_600, rate=8e-4, warm_up=500, cool_down=0.25, average=0.9995)
+BATCH = 32
 _WIDTH = 96  # of the text encoder; its 49,408 words are most of its weights
 _SHORT, _LONG = 24, 77  # tokens; the captions fit the short one, which takes less time
 _MIN_SNR_GAMMA = 5.0

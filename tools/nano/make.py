@@ -29,8 +29,8 @@ from judge import JudgeTask
 from loop import train
 from measure import contact_sheet, drawn_figures
 from pictures import Pictures, load_pictures
+from vae import DECODER_SCHEDULE, DecoderTask, VaeTask, encode_all, psnr_db, whiten
 from vae import SCHEDULE as VAE_SCHEDULE
-from vae import VaeTask, encode_all, psnr_db, whiten
 
 from loratory.training.device import pick_device
 
@@ -74,6 +74,10 @@ def make(work: Path, out: Path, until: float, denoise_until: float) -> bool:
     steps = train(denoiser, DENOISER_SCHEDULE, work / "denoiser.pt", denoise_until)
     if steps < DENOISER_SCHEDULE.steps and denoise_until == until:
         return False
+    decoder = DecoderTask(pictures, vae, device)
+    if train(decoder, DECODER_SCHEDULE, work / "decoder.pt", until) < DECODER_SCHEDULE.steps:
+        return False
+    vae.eval()
     judge = JudgeTask(pictures, subjects, device)
     if train(judge, JUDGE_SCHEDULE, work / "judge.pt", until) < JUDGE_SCHEDULE.steps:
         return False
@@ -82,7 +86,9 @@ def make(work: Path, out: Path, until: float, denoise_until: float) -> bool:
     write_single_file(out, work / "nano.safetensors")
     figures = report(work, out, pictures, judge)
     networks = {"vae": vae, "unet": unet, "text_encoder": text_encoder}
-    card = model_card(pictures, networks, {"vae": VAE_SCHEDULE.steps, "denoiser": steps}, figures)
+    card = model_card(
+        pictures, networks, {"vae": VAE_SCHEDULE.steps, "decoder": DECODER_SCHEDULE.steps, "denoiser": steps}, figures
+    )
     (out / "NOTICE.md").write_text(card, "utf-8")
     return True
 

@@ -1,4 +1,7 @@
-"""The VAE: 128 x 128 px to 16 x 16 x 4 and back, trained on crops, then on whole pictures."""
+"""The VAE: 128 x 128 px to 16 x 16 x 4 and back, trained on crops, then on whole pictures.
+
+In the end its decoder alone is trained on: the latents stay what they are, so that a denoiser of them loses nothing.
+"""
 
 import hashlib
 import math
@@ -13,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 SCHEDULE = Schedule(steps=3000, rate=1e-3)
+DECODER_SCHEDULE = Schedule(steps=1000, rate=5e-4, cool_down=0.5)
 CROP_PX, CROPS, WHOLE = 64, 32, 8
 _KL_WEIGHT = 5e-4
 _COLOURS = np.array(list(BACKGROUNDS.values()), np.float32)
@@ -46,42 +50,68 @@ class VaeTask:
     def loss(self, step: int, chance: torch.Generator) -> torch.Tensor:
         # In the end whole pictures: normalisation and attention work across the picture.
         whole = SCHEDULE.cools_down(step)
-        x = self._batch(chance, WHOLE if whole else CROPS, SIDE_PX if whole else CROP_PX).to(self._device)
+        count, side_px = (WHOLE, SIDE_PX) if whole else (CROPS, CROP_PX)
+        x = _batch(self._pixels, self._shown, chance, count, side_px).to(self._device)
         with mixed(self._device):
             latents = self._encode(x).latent_dist
             noise = torch.randn(latents.mean.shape, generator=chance).to(self._device)
             y = self._decode(latents.mean + latents.std * noise).sample
-        y, mean, logvar = y.float(), latents.mean.float(), latents.logvar.float()
-        likeness = F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x) + 0.5 * _edges(y, x)
+        mean, logvar = latents.mean.float(), latents.logvar.float()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        return likeness + _KL_WEIGHT * kl
+        return _unlikeness(y.float(), x) + _KL_WEIGHT * kl
 
-    def _batch(self, chance: torch.Generator, count: int, side_px: int) -> torch.Tensor:
-        """Pictures or parts of them [count, 3, side, side], mirrored, in other colours and on others now and then."""
 
-        def below(limit: int) -> list[int]:
-            return torch.randint(limit, (count,), generator=chance).tolist()
+class DecoderTask:
+    """Trains the decoder of `vae` on whole pictures; its encoder stays."""
 
-        chosen = self._shown[below(len(self._shown))]
-        tops, lefts = below(SIDE_PX - side_px + 1), below(SIDE_PX - side_px + 1)
-        crops = np.stack(
-            [
-                self._pixels[index, top : top + side_px, left : left + side_px]
-                for index, top, left in zip(chosen, tops, lefts, strict=True)
-            ]
-        )
-        for index, (mirror, recolour) in enumerate(zip(below(2), below(8), strict=True)):
-            if mirror:
-                crops[index] = crops[index, :, ::-1].copy()
-            if not recolour:
-                crops[index, ..., :3] = crops[index][..., torch.randperm(3, generator=chance).tolist()]
-        colours = _COLOURS[below(len(_COLOURS))]
-        for index, kind in enumerate(below(4)):
-            if kind == 0:
-                colours[index] = 255
-            elif kind == 1:
-                colours[index] = below(256)[:3]
-        return on_background(crops, colours)
+    def __init__(self, pictures: Pictures, vae: AutoencoderKL, device: torch.device) -> None:
+        decoding = {"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder}
+        self.networks = nn.ModuleDict(decoding).train().requires_grad_(True)
+        self._encode, self._decode = vae.encode, vae.decode
+        self._pixels = pictures.pixels
+        self._shown = np.flatnonzero(~pictures.held_back)
+        self._device = device
+        self.origin = f"{pictures.digest()} {_digest(vae)} {WHOLE}"
+
+    def loss(self, step: int, chance: torch.Generator) -> torch.Tensor:
+        x = _batch(self._pixels, self._shown, chance, WHOLE, SIDE_PX).to(self._device)
+        with mixed(self._device):
+            with torch.no_grad():
+                latents = self._encode(x).latent_dist.mean
+            y = self._decode(latents).sample
+        return _unlikeness(y.float(), x)
+
+
+def _batch(pixels: np.ndarray, shown: np.ndarray, chance: torch.Generator, count: int, side_px: int) -> torch.Tensor:
+    """Pictures or parts of them [count, 3, side, side], mirrored, in other colours and on others now and then."""
+
+    def below(limit: int) -> list[int]:
+        return torch.randint(limit, (count,), generator=chance).tolist()
+
+    chosen = shown[below(len(shown))]
+    tops, lefts = below(SIDE_PX - side_px + 1), below(SIDE_PX - side_px + 1)
+    crops = np.stack(
+        [
+            pixels[index, top : top + side_px, left : left + side_px]
+            for index, top, left in zip(chosen, tops, lefts, strict=True)
+        ]
+    )
+    for index, (mirror, recolour) in enumerate(zip(below(2), below(8), strict=True)):
+        if mirror:
+            crops[index] = crops[index, :, ::-1].copy()
+        if not recolour:
+            crops[index, ..., :3] = crops[index][..., torch.randperm(3, generator=chance).tolist()]
+    colours = _COLOURS[below(len(_COLOURS))]
+    for index, kind in enumerate(below(4)):
+        if kind == 0:
+            colours[index] = 255
+        elif kind == 1:
+            colours[index] = below(256)[:3]
+    return on_background(crops, colours)
+
+
+def _unlikeness(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x) + 0.5 * _edges(y, x)
 
 
 def _edges(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -127,10 +157,7 @@ def whiten(vae: AutoencoderKL, latents: torch.Tensor) -> None:
 @torch.no_grad()
 def encode_all(vae: AutoencoderKL, pictures: Pictures, chosen: np.ndarray, path: Path) -> torch.Tensor:
     """Latents [picture, background, 4, 16, 16] of the VAE, in half precision, kept in the file `path`."""
-    weights = hashlib.sha256()
-    for tensor in vae.state_dict().values():
-        weights.update(tensor.cpu().numpy().tobytes())
-    origin = f"{pictures.digest()} {weights.hexdigest()} {chosen.tolist()} {BACKGROUNDS}"
+    origin = f"{pictures.digest()} {_digest(vae)} {chosen.tolist()} {BACKGROUNDS}"
     if path.exists():
         kept = torch.load(path, weights_only=True)
         if kept["origin"] == origin:
@@ -144,3 +171,10 @@ def encode_all(vae: AutoencoderKL, pictures: Pictures, chosen: np.ndarray, path:
                 latents[at : at + 32, column] = vae.encode(x).latent_dist.mean.half().cpu()
     save_whole({"origin": origin, "latents": latents}, path)
     return latents
+
+
+def _digest(vae: AutoencoderKL) -> str:
+    weights = hashlib.sha256()
+    for tensor in vae.state_dict().values():
+        weights.update(tensor.cpu().numpy().tobytes())
+    return weights.hexdigest()
