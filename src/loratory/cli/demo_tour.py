@@ -15,7 +15,7 @@ from loratory.errors import FAILED
 from loratory.runs.store import find_runs
 from loratory.wording import typed
 
-_PROMPT = "hrt, heart, yellow, blue background --d 2"
+_PROMPT = "hrt, heart, orange, blue background --d 4"
 
 
 @dataclass(frozen=True)
