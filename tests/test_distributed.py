@@ -43,9 +43,10 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path: Path, acc
     assert call([*ALONE, "train", "one.toml"], tmp_path).returncode == 0
     together = call([*TOGETHER, "train", "two.toml"], tmp_path)
     assert together.returncode == 0, together.stderr
-    # One step moves a weight by up to 1e-3, whatever its gradient: where that is noise, the two may part for a while.
-    assert largest_difference(tmp_path, "one", "two") < 5e-4
+    # One step moves a weight by up to 1e-3.
+    assert largest_difference(tmp_path, "one", "two") < 1e-4
     assert share_of_difference(tmp_path, "one", "two") < 5e-3
+    assert largest_difference(tmp_path, "one-step00000003", "two-step00000003") < 5e-5
     assert share_of_difference(tmp_path, "one-step00000003", "two-step00000003") < 5e-3
     one, two = ([e for e in events_of(tmp_path, name) if isinstance(e, Step)] for name in ("one", "two"))
     assert [step.loss for step in two] == pytest.approx([step.loss for step in one], rel=1e-3)
