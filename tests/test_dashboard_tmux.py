@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("tmux") is None, reason="there is no tmux here"),
 ]
-STEPS = 120
+STEPS = 40
 
 
 @pytest.fixture

@@ -79,7 +79,8 @@ def run(
     elif session is not None and app.editor_screen.last_words:
         problem = LoratoryError("\n".join(app.editor_screen.last_words), exit_code=FAILED)
     thread = app.own_run
-    if thread is None or not thread.is_alive:
+    # One that ended while the terminal went has told nobody how: that goes to its log.
+    if thread is None or not (thread.is_alive or app.hung_up):
         return Left(None, problem)
     if app.hung_up:
         _leave_terminal(thread.run.log)
