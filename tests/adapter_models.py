@@ -48,13 +48,17 @@ def tiny_unet(family="sd1", *, context=32):
 
 
 def tiny_models(family="sd1", seed=0):
-    """UNet and text encoders in eval mode, float32."""
+    """UNet and text encoders in eval mode, float32, frozen as a base model is.
+
+    Frozen because PyTorch multiplies a strided batch in another order where the weight wants a gradient: an output
+    could differ in its last bit from that of the same model under an adapter.
+    """
     torch.manual_seed(seed)
     encoders = [text_encoder()]
     if family == "sdxl":
         encoders.append(text_encoder(projection=32))
     unet = tiny_unet(family, context=64 if family == "sdxl" else 32)
-    return unet.eval(), [encoder.eval() for encoder in encoders]
+    return unet.eval().requires_grad_(False), [encoder.eval().requires_grad_(False) for encoder in encoders]
 
 
 def real_size_models(family):

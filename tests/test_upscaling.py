@@ -50,7 +50,7 @@ def tiny_compact(scale: int) -> CompactNet:
 
 
 def in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upscaler, "_cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(upscaler, "cpu_has_bfloat16", lambda: False)
 
 
 # The embedded networks.
@@ -97,7 +97,7 @@ def test_a_plain_picture_stays_plain(name: str) -> None:
 
 def test_bfloat16_is_close_to_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     embedded = open_upscaler("sharp", "cpu")
-    monkeypatch.setattr(upscaler, "_cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(upscaler, "cpu_has_bfloat16", lambda: True)
     fast = levels(embedded.enlarge(pattern(24, 24), (96, 96)))
     in_fp32(monkeypatch)
     difference = np.abs(fast - levels(embedded.enlarge(pattern(24, 24), (96, 96))))
