@@ -786,6 +786,22 @@ def test_a_rank_cuts_and_says_what_it_costs(tmp_path: Path) -> None:
     assert set(combined.ranks) == {2}
 
 
+def test_a_rank_beyond_that_of_the_layer_is_that_of_the_layer(tmp_path: Path) -> None:
+    key = "lora_unet_conv_out"
+    states = [
+        {f"{key}.lora_down.weight": random(8, 32, 3, 3, seed=n), f"{key}.lora_up.weight": random(4, 8, 1, 1, seed=n)}
+        for n in range(2)
+    ]
+    for n, state in enumerate(states):
+        save_file(state, tmp_path / f"{n}.st")
+    combined = merge_adapters([Ingredient(tmp_path / f"{n}.st") for n in range(2)], tmp_path / "m.safetensors", rank=8)
+    assert set(combined.ranks) == {4}
+    found = load_file(tmp_path / "m.safetensors")
+    parts = [found, *states]
+    change, *exact = [t[f"{key}.lora_up.weight"].flatten(1) @ t[f"{key}.lora_down.weight"].flatten(1) for t in parts]
+    torch.testing.assert_close(change, exact[0] + exact[1])
+
+
 def test_norms_stay_norms(tmp_path: Path) -> None:
     key = "lora_te_text_model_final_layer_norm"
     for name in ("one", "two"):

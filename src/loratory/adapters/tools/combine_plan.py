@@ -155,9 +155,9 @@ def _pair_module(key: str, sources: list[Source], rank: int | None) -> Module:
             )
     weight = max(shapes, key=len)  # a 1x1 convolution may be written as a linear layer
     ranks = sum(_inner_rank(source) for source in sources)
-    kept = min(ranks, rank or ranks)
-    form: Form = "cut" if kept < ranks else "pair"
-    return Module(key, form, sources, weight, _pair_tensors(weight, kept), None)
+    if rank is None or rank >= ranks:
+        return Module(key, "pair", sources, weight, _pair_tensors(weight, ranks), None)
+    return Module(key, "cut", sources, weight, _pair_tensors(weight, _most(weight, rank)), None)
 
 
 def _pair_shape(source: Source) -> tuple[int, ...]:
@@ -196,5 +196,9 @@ def _dense_module(
     if rank is None or len(shape) < 2:
         tensors = {"diff": shape} | ({"diff_b": shape[:1]} if on_bias else {})
         return Module(key, "diff", sources, shape, tensors, layer)
-    kept = min(rank, shape[0], prod(shape[1:]))
-    return Module(key, "cut", sources, shape, _pair_tensors(shape, kept), layer)
+    return Module(key, "cut", sources, shape, _pair_tensors(shape, _most(shape, rank)), layer)
+
+
+def _most(weight: tuple[int, ...], rank: int) -> int:
+    """`rank`, or that of the layer itself, of which no more singular values can be kept."""
+    return min(rank, weight[0], prod(weight[1:]))
