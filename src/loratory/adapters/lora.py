@@ -156,7 +156,7 @@ def _inject_component(model: nn.Module, targets: Sequence[Target], family: Famil
         lora_alpha=common_rank,
         target_modules=_one_of([target.path for target in targets]),
         rank_pattern={_one_of(paths): rank for rank, paths in by_rank.items()},
-        alpha_pattern={_one_of(paths): alpha for alpha, paths in by_alpha.items()},  # pyright: ignore[reportArgumentType] # floats are used as they are
+        alpha_pattern={_one_of(paths): alpha for alpha, paths in by_alpha.items()},  # floats are used as they are
         lora_dropout=0.0,
         bias="none",
         use_dora=is_dora,
