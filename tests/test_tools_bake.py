@@ -9,9 +9,11 @@ from loratory.adapters.deltas import delta
 from loratory.adapters.files import read_adapter, save_adapter
 from loratory.adapters.tools.bake import bake_diff, bake_lora
 from loratory.adapters.tools.checkpoints import Checkpoint
+from loratory.adapters.tools.convert import rename
 from loratory.adapters.tools.low_rank import RankRule
 from loratory.cli.main import main
 from loratory.errors import LoratoryError
+from loratory.models.header import read_header
 from tiny_models import shared_tiny_model
 
 # 32 in, 32 out; 3x3 convolution; 1x1 convolution.
@@ -128,6 +130,19 @@ def test_a_lora_of_full_rank_is_the_same_change(tmp_path, kind):
         expected = changes(state)[key].weight
         assert float((change.weight - expected).norm()) < 2e-6 * float(expected.norm())
     assert converted.lost_biases == (kind == "full")
+
+
+def test_peft_writes_the_magnitudes_of_convolutions_per_output_too(tmp_path):
+    state = module(CONV, lora_up__weight=(WIDTH, 4, 1, 1), lora_down__weight=(4, WIDTH, 3, 3)) | {
+        f"{CONV}.dora_scale": 1 + torch.rand(WIDTH, 1, 1, 1)
+    }
+    diffusers, output = tmp_path / "diffusers.safetensors", tmp_path / "diff.safetensors"
+    rename(save(tmp_path, state), diffusers, "diffusers", family="sd1")
+    prefix = "unet.down_blocks.0.resnets.0.conv1"
+    assert read_header(diffusers).tensors[f"{prefix}.lora_magnitude_vector.weight"].shape == (1, WIDTH, 1, 1)
+    bake_diff(diffusers, output, base=shared_tiny_model("sd1"))
+    found, expected = changes(read_adapter(output).state_dict)[CONV].weight, changes(state)[CONV].weight
+    assert float((found - expected).norm()) < 1e-6 * float(expected.norm())
 
 
 @pytest.mark.parametrize("kind", ["lora", "tucker", "loha", "lokr", "glora"])

@@ -210,6 +210,11 @@ def read_named_adapter(path: Path) -> NamedAdapter:
         modules.setdefault(place[0], {})[place[1]] = tensor
     metadata = dict(header.metadata)
     if is_diffusers:
+        for own in modules.values():
+            if DORA_SCALE in own:  # (out,) or (1, out, 1, 1), and always per output
+                own[DORA_SCALE] = own[DORA_SCALE].reshape(
+                    -1, 1, *[1] * (own[LORA_DOWN].dim() - 2 if LORA_DOWN in own else 0)
+                )
         _add_alphas(modules, metadata.pop(_PEFT_METADATA, ""))
         return NamedAdapter(modules, metadata, "diffusers")
     return NamedAdapter(modules, metadata, "kohya" if is_original else "kohya-diffusers")
