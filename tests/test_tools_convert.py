@@ -309,6 +309,19 @@ def test_halves_that_do_not_fit_are_named(tmp_path, up, down, alpha):
     assert not (tmp_path / "out.safetensors").exists()
 
 
+@pytest.mark.parametrize(("outputs", "inputs"), [(8, 8), (1, 4), (4, 1)])
+def test_magnitudes_per_input_are_not_taken_for_those_per_output(tmp_path, outputs, inputs):
+    key = "lora_unet_mid_block_attentions_0_proj_in"
+    state = {f"{key}.lora_up.weight": torch.rand(outputs, 2), f"{key}.lora_down.weight": torch.rand(2, inputs)}
+    path, output = tmp_path / "file.safetensors", tmp_path / "out.safetensors"
+    save_adapter(path, state | {f"{key}.dora_scale": torch.rand(1, inputs)}, {}, "float")
+    with pytest.raises(LoratoryError, match=f"magnitudes per input, \\[1, {inputs}\\]"):
+        rename(path, output, "diffusers", family="sd2")
+    save_adapter(path, state | {f"{key}.dora_scale": torch.rand(outputs, 1)}, {}, "float")
+    rename(path, output, "diffusers", family="sd2")
+    assert load_file(output)["unet.mid_block.attentions.0.proj_in.lora_magnitude_vector.weight"].shape == (outputs,)
+
+
 def test_text_encoder_keys_without_text_model_are_put_right(tmp_path):
     path, output = tmp_path / "wrong.safetensors", tmp_path / "right.safetensors"
     key = "lora_te1_encoder_layers_0_mlp_fc1"

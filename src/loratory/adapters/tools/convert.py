@@ -27,7 +27,6 @@ from loratory.adapters.tools.results import BASE_VERSIONS, commented, precision_
 from loratory.errors import LoratoryError
 
 _LORA_ROLES = {LORA_DOWN, LORA_UP, ALPHA, DORA_SCALE}
-_HASHES = ("sshs_model_hash", "sshs_legacy_hash")
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ def _folded(stored: Halves) -> tuple[Tensor, Tensor]:
 
 
 def _magnitudes(dora_scale: Tensor, outputs: int, key: str) -> Tensor:
-    per_output = dora_scale.dim() == 1 or dora_scale.shape[0] == outputs or dora_scale.shape[:2] == (1, outputs)
+    per_output = dora_scale.dim() < 2 or dora_scale.shape[0] == outputs
     if dora_scale.numel() != outputs or not per_output:
         raise LoratoryError(
             f"{key} has magnitudes per input, {list(dora_scale.shape)}; diffusers knows DoRA per output alone.",
