@@ -253,6 +253,7 @@ def test_differences_from_the_live_network_are_seen(tmp_path):
     assert difference(alpha=torch.tensor(2.2)) == pytest.approx(0.1, rel=1e-3)
     assert difference(**{"lora_up.weight": good[f"{key}.lora_up.weight"] * 1.01}) == pytest.approx(0.01, rel=1e-3)
     assert difference(dora_scale=good[f"{key}.dora_scale"] * 1.5) == pytest.approx(0.5, rel=1e-3)
+    assert difference(dora_scale=good[f"{key}.dora_scale"] * float("nan")) == float("inf")
     assert difference(**{"lora_up.weight": good[f"{key}.lora_up.weight"] * float("nan")}) == float("inf")
     assert difference(**{"lora_up.weight": torch.zeros(2, 4)}) == float("inf")
     save_adapter(path, {name: value for name, value in good.items() if not name.startswith(key)}, {}, "float")

@@ -1,7 +1,7 @@
 """Whether a saved file gives the network it was saved from."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -38,6 +38,11 @@ def compare_with_live(path: Path, adapter: Adapter) -> float:
     if by_key.keys() != {layer.target.key for layer in adapter.layers}:
         return math.inf
     differences = [_difference(layer, by_key[layer.target.key]) for layer in adapter.layers]
+    return _worst(differences)
+
+
+def _worst(differences: Sequence[float]) -> float:
+    """The largest, or infinity where one is not finite: max() passes over NaN."""
     return max(differences) if all(map(math.isfinite, differences)) else math.inf
 
 
@@ -63,11 +68,11 @@ def _pair_difference(layer: PeftLayer, stored: Mapping[str, Tensor]) -> float:
     # in units of the relative rounding of the normal range.
     tiny = torch.finfo(stored[LORA_UP].dtype).smallest_normal
     reach = ranks.abs().sum(0).max() + up.abs().sum(1).max() * probes.abs().sum(0).max()
-    difference = _relative_difference(live, read, tiny * layer.target.scale * float(reach))
+    differences = [_relative_difference(live, read, tiny * layer.target.scale * float(reach))]
     if layer.magnitude is not None:
         magnitude = layer.magnitude.detach().to("cpu", torch.float64).flatten()
-        difference = max(difference, _relative_difference(magnitude, stored[DORA_SCALE].double().flatten(), 0.0))
-    return difference
+        differences.append(_relative_difference(magnitude, stored[DORA_SCALE].double().flatten(), 0.0))
+    return _worst(differences)
 
 
 @torch.no_grad()
@@ -104,7 +109,7 @@ def _form_difference(layer: FormLayer, meant: Mapping[str, Tensor], stored: Mapp
     noise = 10 * torch.finfo(torch.float32).eps * float(base_output.abs().max())
     is_same = float((live - read).abs().max()) <= noise
     differences.append(0.0 if is_same else _relative_difference(live, read, 0.0))
-    return max(differences) if all(map(math.isfinite, differences)) else math.inf  # max() passes over NaN
+    return _worst(differences)
 
 
 def _probe(layer: nn.Module, weight: Tensor) -> Tensor:
@@ -133,4 +138,5 @@ def _relative_difference(expected: Tensor, found: Tensor, allowance: float) -> f
     if found.shape != expected.shape:
         return math.inf
     difference = float((found - expected).abs().max())
-    return difference / (float(expected.abs().max()) + allowance) if difference else 0.0
+    whole = float(expected.abs().max()) + allowance
+    return 0.0 if not difference else difference / whole if whole else math.inf
