@@ -7,12 +7,11 @@
 The set is the demo's: 24 pictures, of which a quarter is held back and never trained on. The loss is that of the held
 back ones, at fixed timesteps with fixed noise, before and after. Each type trains at the rate that its presets and the
 linter's advice give for AdamW, times the same factor of ten that the demo's rate has over a real model's. s/step: the
-median. memory: what the process took at most, above what it took with the base model loaded.
+median. memory: what the process took at most while it trained, above what it had taken until then.
 """
 
 import argparse
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -28,6 +27,7 @@ import torch
 import loratory
 from loratory.config.load import load_config
 from loratory.runs.events import Validated
+from loratory.telemetry.memory import peak_resident_bytes
 from loratory.training.distributed import Ranks
 from loratory.training.engine import Engine, assemble
 from loratory.training.plan import make_plan
@@ -74,7 +74,7 @@ TRIALS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """loss: of the held-back pictures. spread: of the losses of training steps is not told: it says little."""
+    """loss: of the held-back pictures."""
 
     name: str
     parameters: int
@@ -106,7 +106,7 @@ def measure(trial: Trial, seconds: float, folder: Path) -> Outcome:
     ranks = Ranks.join(engine.device)
     windows = Windows(engine, ranks, [])
     before = _loss(engine)
-    memory_before = _peak_bytes()
+    memory_before = peak_resident_from_here()
     took: list[float] = []
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
@@ -122,7 +122,7 @@ def measure(trial: Trial, seconds: float, folder: Path) -> Outcome:
         path.stat().st_size,
         len(took),
         median(took),
-        _peak_bytes() - memory_before,
+        peak_resident_bytes() - memory_before,
         before,
         _loss(engine),
     )
@@ -132,8 +132,10 @@ def _loss(engine: Engine) -> float:
     return next(each.loss for each in validate(engine, 0, 1) if isinstance(each, Validated))
 
 
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak_resident_from_here() -> int:
+    """Lets the kernel forget the highest memory of this process (Linux), which loading and validating may have been."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_resident_bytes()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -146,7 +146,7 @@ def _value(name: str, value: object) -> str:
     if isinstance(value, tuple):
         if name == "resolution" and value[0] == value[1]:
             return str(value[0])
-        return "[" + ", ".join(_value(name, item) for item in value) + "]"  # pyright: ignore[reportUnknownVariableType]
+        return "[" + ", ".join(_value(name, item) for item in value) + "]"
     if isinstance(value, str):
         return _text(escaped(value))
     return tomli_w.dumps({"k": value})[4:].rstrip("\n")
@@ -264,7 +264,7 @@ def _list(read_item: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
     def read(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list):
             raise _Wrong(f"is a list in square brackets, not {_shown(value)}.")
-        return tuple(read_item(item) for item in value)  # pyright: ignore[reportUnknownVariableType]
+        return tuple(read_item(item) for item in value)
 
     return read
 

@@ -64,7 +64,7 @@ class Changes(Sequence[Change]):
         return len(self._rows)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)  # pyright: ignore[reportUnknownArgumentType]
+        return isinstance(other, Sequence) and list(self) == list(other)
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 

@@ -34,5 +34,5 @@ def compile_blocks(unet: nn.Module, backend: str) -> int:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS)  # pyright: ignore
     blocks = [module for module in unet.modules() if isinstance(module, BasicTransformerBlock | ResnetBlock2D)]
     for block in blocks:
-        block.compile(backend=backend)  # pyright: ignore[reportUnknownMemberType]
+        block.compile(backend=backend)
     return len(blocks)

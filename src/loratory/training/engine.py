@@ -42,7 +42,7 @@ class Engine:
     adapter: Adapter
     optimizers: Optimizers
     parameters: list[Parameter]
-    scaler: torch.amp.GradScaler  # pyright: ignore[reportPrivateImportUsage]
+    scaler: torch.amp.GradScaler
     schedule: Schedule
     maker: BatchMaker
     average: MovingAverage | None

@@ -137,10 +137,10 @@ def _tensors(output: Any) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, dict):
-        for value in output.values():  # pyright: ignore[reportUnknownVariableType]
+        for value in output.values():
             yield from _tensors(value)
     elif isinstance(output, tuple | list):
-        for value in output:  # pyright: ignore[reportUnknownVariableType]
+        for value in output:
             yield from _tensors(value)
 
 

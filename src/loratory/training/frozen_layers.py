@@ -144,7 +144,7 @@ class FrozenLinear(_Stored, nn.Linear):  # pyright: ignore[reportIncompatibleVar
 
     def forward(self, input: Tensor) -> Tensor:
         x = _in_compute_dtype(input)
-        return _Linear.apply(x, self.stored, _like(self.bias, x))  # pyright: ignore[reportReturnType] # untyped
+        return _Linear.apply(x, self.stored, _like(self.bias, x))
 
 
 class FrozenConv2d(_Stored, nn.Conv2d):  # pyright: ignore[reportIncompatibleVariableOverride] # the weight is read only
@@ -154,7 +154,7 @@ class FrozenConv2d(_Stored, nn.Conv2d):  # pyright: ignore[reportIncompatibleVar
         x = _in_compute_dtype(input)
         assert not isinstance(self.padding, str)
         geometry = _Geometry(self.stride, self.padding, self.dilation, self.groups)
-        return _Conv2d.apply(x, self.stored, _like(self.bias, x), geometry)  # pyright: ignore[reportReturnType] # untyped
+        return _Conv2d.apply(x, self.stored, _like(self.bias, x), geometry)
 
 
 def can_freeze(layer: nn.Module) -> bool:

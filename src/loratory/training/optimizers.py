@@ -16,6 +16,7 @@ from loratory.adapters.blocks import block_factors
 from loratory.adapters.keys import Family
 from loratory.adapters.roles import LORA_UP
 from loratory.config.schema import NetworkSettings, OptimizerSettings
+from loratory.config.schema.base import changed
 from loratory.errors import LoratoryError
 from loratory.training.optimizer_types import (
     ADAPTIVE,
@@ -240,7 +241,7 @@ def _make(parts: list[TrainedPart], settings: OptimizerSettings) -> torch.optim.
     ]
     try:
         with redirect_stdout(io.StringIO()):  # some print a line, and stdout is for data
-            optimizer: Any = made(groups, **arguments)  # pyright: ignore[reportCallIssue]
+            optimizer: Any = made(groups, **arguments)
     except Exception as error:  # whatever a class of another project raises
         raise LoratoryError(
             f"optimizer.optimizer_args: {name} does not take them: {error}.",
@@ -256,9 +257,10 @@ def refuse_block_rates(network: NetworkSettings, settings: OptimizerSettings, fa
     itself and would pass over them."""
     factors = block_factors(network, family)
     if settings.sets_its_own_rate and factors is not None and set(factors) - {0.0, 1.0}:
+        names = ("down_lr_weight", "mid_lr_weight", "up_lr_weight")
+        named = ", ".join(f"network.{name}" for name in names if changed(network, name))
         raise LoratoryError(
-            f"network.down_lr_weight: {settings.optimizer_type} sets its learning rate itself here, and block factors "
-            "do nothing.",
+            f"{named}: {settings.optimizer_type} sets its learning rate itself here, and block factors do nothing.",
             hint="Leave down_lr_weight, mid_lr_weight and up_lr_weight out, or use factors of 0 and 1.",
         )
 

@@ -69,8 +69,8 @@ def network_items(value: object, key: str) -> dict[str, Given]:
     """The items of `--network_args`: a list of `name=value`, or one text of such."""
     pieces = value if isinstance(value, list | tuple) else str(value).split()
     items: dict[str, Given] = {}
-    for piece in pieces:  # pyright: ignore[reportUnknownVariableType]
-        name, equals, text = str(piece).replace('"', "").partition("=")  # pyright: ignore[reportUnknownArgumentType]
+    for piece in pieces:
+        name, equals, text = str(piece).replace('"', "").partition("=")
         if name.strip():
             items[name.strip()] = Given(f"{key}.{name.strip()}", text.strip() if equals else True)
     return items

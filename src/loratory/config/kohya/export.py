@@ -145,7 +145,7 @@ def _plain(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple):
-        return [_plain(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
+        return [_plain(each) for each in value]
     return value
 
 
@@ -180,7 +180,7 @@ def _of_optimizer(config: Config) -> Iterator[tuple[str, object]]:
 
 def _literal(value: object) -> str:
     if isinstance(value, tuple) and value:
-        return ",".join(repr(each) for each in value) if len(value) > 1 else repr(value).replace(" ", "")  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return ",".join(repr(each) for each in value) if len(value) > 1 else repr(value).replace(" ", "")
     return repr(value).replace(" ", "") if not isinstance(value, str) else repr(value)
 
 

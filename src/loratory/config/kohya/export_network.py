@@ -151,5 +151,5 @@ def _alpha(alpha: float, rank: int, scales: bool) -> float:
 
 def _text(value: object) -> str:
     if isinstance(value, tuple):
-        return ",".join(str(each) for each in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return ",".join(str(each) for each in value)
     return str(value)

@@ -67,7 +67,7 @@ def _path_from_text(value: object) -> object:
 
 
 def _tuple_from_list(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType]
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _none_from_zero(value: object) -> object:

@@ -293,7 +293,7 @@ def _standings(entries: Sequence[Entry], is_ordered: bool) -> list[float]:
 
 
 def _category(entry: Entry) -> int:
-    return CATEGORIES.index(entry.category) if entry.category in CATEGORIES else 0  # pyright: ignore[reportArgumentType]
+    return CATEGORIES.index(entry.category) if entry.category in CATEGORIES else 0
 
 
 def _letter_bit(letter: str) -> int:
