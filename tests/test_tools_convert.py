@@ -10,11 +10,11 @@ from torch import nn
 from adapter_models import fill, real_size_models, tiny_models, token_ids, unet_inputs
 from loratory.adapters.files import read_adapter, save_adapter
 from loratory.adapters.inject import inject
+from loratory.adapters.summary import inspect_file
 from loratory.adapters.tools.convert import rename
 from loratory.adapters.tools.low_rank import RankRule
 from loratory.adapters.tools.naming import (
     ModuleName,
-    family_of,
     kernel_of,
     key_of_module,
     module_of_key,
@@ -343,7 +343,7 @@ def test_the_family_is_told_by_structure_and_width(tmp_path):
             metadata or {},
             "float",
         )
-        return family_of(read_named_adapter(path))
+        return read_named_adapter(path).family
 
     block = "lora_unet_down_blocks_1_attentions_0_transformer_blocks"
     assert family(f"{block}_0_attn2_to_k", 768) == "sd1"
@@ -353,6 +353,25 @@ def test_the_family_is_told_by_structure_and_width(tmp_path):
     assert family(f"{block}_0_attn1_to_k", 64) is None
     assert family(f"{block}_0_attn1_to_k", 64, {"ss_base_model_version": "sd_v2_v"}) == "sd2"
     assert family("lora_te_text_model_encoder_layers_0_self_attn_q_proj", 1024) == "sd2"
+
+
+def test_the_family_is_the_one_that_inspecting_tells(tmp_path):
+    path, output = tmp_path / "file.safetensors", tmp_path / "out.safetensors"
+    halves = {"lora_up.weight": torch.rand(8, 2), "lora_down.weight": torch.rand(2, 8)}
+    hada = {
+        f"hada_w{n}_{side}": torch.rand(shape) for n in (1, 2) for side, shape in (("a", (320, 2)), ("b", (2, 768)))
+    }
+    block = "lora_unet_down_blocks_1_attentions_0_transformer_blocks"
+    for key, own, family in (
+        (f"{block}_0_attn2_to_k", hada, "sd1"),
+        (f"{block}_1_attn1_to_k", halves, "sdxl"),
+        ("lora_unet_add_embedding_linear_1", halves, "sdxl"),
+        ("lora_te1_text_model_encoder_layers_0_self_attn_q_proj", halves, "sdxl"),
+    ):
+        save_adapter(path, {f"{key}.{role}": tensor for role, tensor in own.items()}, {}, "float")
+        assert inspect_file(path).family == read_named_adapter(path).family == family
+    rename(path, output, "kohya")
+    assert all(name.startswith("lora_te1_") for name in load_file(output))
 
 
 def run(capsys, monkeypatch, *arguments):

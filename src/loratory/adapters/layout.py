@@ -1,12 +1,12 @@
 """Which base model an adapter file is for, told by the names and shapes of its tensors."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from loratory.adapters.keys import UNET_PREFIX, Family
 from loratory.adapters.roles import split_name
-from loratory.adapters.shapes import module_form
+from loratory.adapters.shapes import Shape, Shapes, module_form
 from loratory.models.header import TensorEntry
 
 FAMILY_NAMES: dict[Family, str] = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
@@ -64,34 +64,50 @@ _BY_WIDTH: dict[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 
 _BY_CLAIM: tuple[tuple[str, Family], ...] = (("sdxl", "sdxl"), ("sd_v2", "sd2"), ("sd_v1", "sd1"))
 
+# The other families have one transformer block at a place, and embed nothing but the time.
+_ONLY_IN_SDXL = re.compile(rf"{UNET_PREFIX}(?:.*_transformer_blocks_[1-9]\d*_|add_embedding_)")
+
 
 def guess_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> FamilyGuess:
-    """The base-model family of an adapter, from its tensors first and what its metadata claims last."""
-    for name in tensors:
-        if name.startswith(("lora_te1_", "lora_te2_")):
+    """The base-model family of an adapter, from the names and shapes in a file in kohya naming; see `family_of`."""
+    modules: dict[str, dict[str, Shape]] = {}
+    for name, entry in tensors.items():
+        key, role = split_name(name)
+        modules.setdefault(key, {})[role] = entry.shape
+    return family_of(modules, metadata)
+
+
+def family_of(modules: Mapping[str, Shapes], metadata: Mapping[str, str]) -> FamilyGuess:
+    """The family that modules, by their keys in kohya naming, are for.
+
+    What the UNet tells comes before what the metadata claims, and the width of a text encoder last: that of SDXL's
+    first one is that of SD 1.x, and in diffusers' naming so is its name.
+    """
+    for key in modules:
+        if key.startswith(("lora_te1_", "lora_te2_")):
             return FamilyGuess("sdxl", "it has keys of two text encoders")
-        if _ORIGINAL_UNET.fullmatch(name.partition(".")[0]):
+        if _ORIGINAL_UNET.fullmatch(key):
             return FamilyGuess("sdxl", "its UNet keys are those of the SDXL release")
-    for width in _text_widths(tensors):
-        if width in _BY_WIDTH:
-            return FamilyGuess(_BY_WIDTH[width], f"it was trained on text {width} numbers wide")
+        if _DIFFUSERS_UNET.fullmatch(key) and _ONLY_IN_SDXL.match(key):
+            return FamilyGuess("sdxl", "it has modules that only the UNet of SDXL has")
+    for key, own in modules.items():
+        if key.endswith(("_attn2_to_k", "_attn2_to_v")) and (family := _told_by_width(own, 1)):
+            return family
     claimed = metadata.get("ss_base_model_version", "")
     for start, family in _BY_CLAIM:
         if claimed.startswith(start):
             return FamilyGuess(family, "its metadata says so")
+    for key, own in modules.items():
+        if key.startswith("lora_te_") and "_self_attn_" in key and (family := _told_by_width(own, -1)):
+            return family
     return FamilyGuess(None, "neither names, shapes nor metadata tell")
 
 
-def _text_widths(tensors: Mapping[str, TensorEntry]) -> Iterator[int]:
-    """How wide the text is in each module that reads it or makes it."""
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, entry in tensors.items():
-        key, role = split_name(name)
-        if key.endswith(("_attn2_to_k", "_attn2_to_v")) or (key.startswith("lora_te_") and "_self_attn_" in key):
-            shapes.setdefault(key, {})[role] = entry.shape
-    for key, own in shapes.items():
-        form = module_form(own)
-        # The projections of an encoder's attention are as wide at both ends; those of a UNet read the text.
-        axis = 0 if key.startswith("lora_te_") else 1
-        if form is not None and len(form.weight) > axis:
-            yield form.weight[axis]
+def _told_by_width(shapes: Shapes, axis: int) -> FamilyGuess | None:
+    """By the text that a layer reads: axis 1 of its weight, -1 where that is as wide at both ends, which some kinds
+    tell one of. None where the width is of no published model."""
+    form = module_form(shapes)
+    if form is None or len(form.weight) <= axis or form.weight[axis] not in _BY_WIDTH:
+        return None
+    width = form.weight[axis]
+    return FamilyGuess(_BY_WIDTH[width], f"it was trained on text {width} numbers wide")

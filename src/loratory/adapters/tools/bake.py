@@ -22,7 +22,6 @@ from loratory.adapters.tools.naming import (
     Modules,
     NamedAdapter,
     Naming,
-    family_of,
     kernel_of,
     key_of_module,
     read_named_adapter,
@@ -165,7 +164,7 @@ def _with_base(
         return adapter, known, {}, None
     adapter = read_named_adapter(path)
     checkpoint = Checkpoint(base)
-    claimed = family or family_of(adapter)
+    claimed = family or adapter.family
     if claimed not in (None, checkpoint.family):
         checkpoint.close()
         raise LoratoryError(

@@ -18,7 +18,6 @@ from loratory.adapters.tools.naming import (
     Modules,
     NamedAdapter,
     Naming,
-    family_of,
     kernel_of,
     key_of_module,
     read_named_adapter,
@@ -52,7 +51,7 @@ def open_adapter(path: Path, family: Family | None) -> tuple[NamedAdapter, Famil
     Raises LoratoryError where the file cannot be read, or nothing tells its family.
     """
     adapter = read_named_adapter(path)
-    found = family or family_of(adapter)
+    found = family or adapter.family
     if found is None:
         raise LoratoryError(
             f"{path}: neither names, shapes nor metadata tell which family of base models it is for.",

@@ -6,7 +6,7 @@ Three namings: `kohya` (sd-scripts, LyCORIS and every front end; SDXL's UNet und
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from loratory.adapters.keys import (
     sdxl_original_path,
     text_encoder_prefix,
 )
+from loratory.adapters.layout import family_of, guess_family
 from loratory.adapters.roles import ALPHA, DORA_SCALE, LORA_DOWN, LORA_UP, refuse_other_files, split_name
 from loratory.errors import LoratoryError
 from loratory.models.header import read_header
@@ -64,11 +65,16 @@ Modules = dict[ModuleName, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class NamedAdapter:
-    """An adapter file in memory. naming: that of the file; kohya where both namings of kohya would be the same."""
+    """An adapter file in memory.
+
+    naming: that of the file; kohya-diffusers where both namings of kohya would be the same. family: of base models,
+    None where nothing tells.
+    """
 
     modules: Modules
     metadata: dict[str, str]
     naming: Naming
+    family: Family | None
 
 
 def _unet_paths(levels: int) -> Iterator[str]:
@@ -216,8 +222,20 @@ def read_named_adapter(path: Path) -> NamedAdapter:
                     -1, 1, *[1] * (own[LORA_DOWN].dim() - 2 if LORA_DOWN in own else 0)
                 )
         _add_alphas(modules, metadata.pop(_PEFT_METADATA, ""))
-        return NamedAdapter(modules, metadata, "diffusers")
-    return NamedAdapter(modules, metadata, "kohya" if is_original else "kohya-diffusers")
+        return NamedAdapter(modules, metadata, "diffusers", _family_of(modules, metadata))
+    family = guess_family(header.tensors, metadata).family
+    return NamedAdapter(modules, metadata, "kohya" if is_original else "kohya-diffusers", family)
+
+
+def _family_of(modules: Modules, metadata: Mapping[str, str]) -> Family | None:
+    """That of modules whose names were diffusers', where the first text encoder has one name in all families."""
+    keyed = {
+        key_of_module(module, "sdxl" if module.component == "te2" else "sd1", "kohya-diffusers"): {
+            role: tuple(tensor.shape) for role, tensor in own.items()
+        }
+        for module, own in modules.items()
+    }
+    return family_of(keyed, metadata).family
 
 
 def _kohya_place(name: str) -> tuple[ModuleName, str] | None:
@@ -261,37 +279,6 @@ def _is_meant(pattern: str, path: str) -> bool:
     """
     name = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
     return path == name or (not pattern.startswith("^") and path.endswith(f".{name}"))
-
-
-# -------------------------------------------------------------------------------------------------- family
-
-
-_WIDTHS: dict[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-_CLAIMS: tuple[tuple[str, Family], ...] = (("sdxl", "sdxl"), ("sd_v2", "sd2"), ("sd_v1", "sd1"))
-
-
-def family_of(adapter: NamedAdapter) -> Family | None:
-    """The family of base models that an adapter is for, by its modules, their widths and what it claims."""
-    if adapter.naming == "kohya" or any(_only_in_sdxl(module) for module in adapter.modules):
-        return "sdxl"
-    for module, own in adapter.modules.items():
-        reads_text = module.path.endswith(("attn2.to_k", "attn2.to_v"))
-        # Of SDXL's first text encoder the width is that of SD 1.x: it tells only where the UNet does not.
-        if reads_text and LORA_DOWN in own and (family := _WIDTHS.get(own[LORA_DOWN].shape[1])):
-            return family
-    claimed = adapter.metadata.get("ss_base_model_version", "")
-    for start, family in _CLAIMS:
-        if claimed.startswith(start):
-            return family
-    for module, own in adapter.modules.items():
-        if module.component == "te1" and ".self_attn." in module.path and LORA_DOWN in own:
-            return _WIDTHS.get(own[LORA_DOWN].shape[1])
-    return None
-
-
-def _only_in_sdxl(module: ModuleName) -> bool:
-    deep = re.search(r"transformer_blocks\.(\d+)", module.path)
-    return module.component == "te2" or module.path.startswith("add_embedding") or bool(deep and int(deep[1]) > 0)
 
 
 def kernel_of(module: ModuleName, family: Family) -> tuple[int, ...]:
