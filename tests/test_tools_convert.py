@@ -147,6 +147,21 @@ def test_where_alpha_is_the_rank_the_tensors_stay_as_they_are(tmp_path):
     assert equal_tensors(read_adapter(source).state_dict, read_adapter(back).state_dict)
 
 
+def test_a_file_in_half_precision_stays_one_with_its_magnitudes_as_they_are(tmp_path):
+    key, prefix = "lora_unet_mid_block_attentions_0_proj_in", "unet.mid_block.attentions.0.proj_in"
+    scale = torch.rand(8, 1)
+    state = {f"{key}.lora_up.weight": torch.rand(8, 2), f"{key}.lora_down.weight": torch.rand(2, 4)}
+    source, there, back = (tmp_path / f"{name}.safetensors" for name in ("source", "there", "back"))
+    save_adapter(source, state | {f"{key}.dora_scale": scale}, {}, "bf16")
+    rename(source, there, "diffusers", family="sdxl")
+    rename(there, back, "kohya", family="sdxl")
+    assert load_file(there)[f"{prefix}.lora_B.weight"].dtype == torch.bfloat16
+    assert torch.equal(load_file(there)[f"{prefix}.lora_magnitude_vector.weight"], scale.flatten())
+    name = key_of_module(ModuleName("unet", "mid_block.attentions.0.proj_in"), "sdxl", "kohya")
+    assert torch.equal(load_file(back)[f"{name}.dora_scale"], scale)
+    assert load_file(back)[f"{name}.lora_up.weight"].dtype == torch.bfloat16
+
+
 def test_folding_keeps_small_values_in_the_range_of_fp16(tmp_path):
     key = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
     up, down = 1e-4 * (1 + torch.rand(8, 64)), 0.1 * (1 + torch.rand(64, 8))

@@ -802,6 +802,14 @@ def test_a_rank_beyond_that_of_the_layer_is_that_of_the_layer(tmp_path: Path) ->
     torch.testing.assert_close(change, exact[0] + exact[1])
 
 
+def test_magnitudes_in_float32_do_not_widen_a_file_in_half_precision(tmp_path: Path, bases: Any) -> None:
+    state = load_file(adapter(tmp_path / "x.st", "sd1", "dora"))
+    save_adapter(tmp_path / "dora.st", state, {}, "fp16")
+    merge_adapters([Ingredient(tmp_path / "dora.st")], tmp_path / "m.safetensors", rank=2, base=bases["sd1", "file"])
+    tensors = load_file(tmp_path / "m.safetensors")
+    assert {tensor.dtype for name, tensor in tensors.items() if not name.endswith("alpha")} == {torch.float16}
+
+
 def test_norms_stay_norms(tmp_path: Path) -> None:
     key = "lora_te_text_model_final_layer_norm"
     for name in ("one", "two"):

@@ -274,6 +274,17 @@ def test_the_file_keeps_its_precision_and_tells_what_was_done(tmp_path, file):
     assert found.metadata["modelspec.hash_sha256"] == f"0x{found.metadata['sshs_model_hash']}"
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_magnitudes_in_float32_do_not_widen_the_file(tmp_path, precision):
+    path, output = tmp_path / "dora.safetensors", tmp_path / "small.safetensors"
+    save_adapter(path, pair(LINEAR, 8) | {f"{LINEAR}.dora_scale": torch.rand(24, 1)}, {}, precision)
+    resize_file(path, output, fixed(2), fixed(2))
+    before, after = read_adapter(path).state_dict, read_adapter(output).state_dict
+    assert {name: tensor.dtype for name, tensor in after.items()} == {
+        name: tensor.dtype for name, tensor in before.items()
+    }
+
+
 def test_a_file_of_which_nothing_is_cut_is_the_same_file(tmp_path, file):
     output = tmp_path / "same.safetensors"
     resize_file(file, output, fixed(8), fixed(8))

@@ -19,10 +19,11 @@ from loratory.models.header import read_header
 
 SavePrecision = Literal["fp16", "bf16", "float"]
 
-_DTYPES: dict[SavePrecision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "float": torch.float32}
+DTYPES: dict[SavePrecision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "float": torch.float32}
 _DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 # One number per module or per output channel: in half precision they would change the function and save nothing.
-_ALWAYS_FLOAT = tuple(f".{role}" for role in (ALPHA, DORA_SCALE, RESCALE))
+ALWAYS_FLOAT = tuple(f".{role}" for role in (ALPHA, DORA_SCALE, RESCALE, "lora_magnitude_vector.weight"))
+"""How the names of tensors end that are stored in float32, whatever the precision of a file."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,12 @@ def save_adapter(
     """Writes an adapter, whole or not at all. The same content gives the same bytes.
 
     Adds `sshs_model_hash` and `sshs_legacy_hash` to the metadata, and `modelspec.hash_sha256` where there is other
-    modelspec metadata. alpha, dora_scale and rescale stay float32. Raises LoratoryError (exit code 1) when the disk
-    refuses, naming the path; no temporary file is left then.
+    modelspec metadata. alpha, rescale and the magnitudes of DoRA stay float32. Raises LoratoryError (exit code 1) when
+    the disk refuses, naming the path; no temporary file is left then.
     """
-    dtype = _DTYPES[save_precision]
+    dtype = DTYPES[save_precision]
     tensors = {
-        name: tensor.detach().to("cpu", torch.float32 if name.endswith(_ALWAYS_FLOAT) else dtype).contiguous()
+        name: tensor.detach().to("cpu", torch.float32 if name.endswith(ALWAYS_FLOAT) else dtype).contiguous()
         for name, tensor in state_dict.items()
     }
     # Wider types first, so that each tensor starts at a multiple of its item size.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from loratory.adapters.deltas import Delta, complete_kind, delta, needs_base
-from loratory.adapters.files import SavePrecision
+from loratory.adapters.files import DTYPES, SavePrecision
 from loratory.adapters.keys import Family
 from loratory.adapters.layout import FAMILY_NAMES
 from loratory.adapters.roles import DORA_SCALE, LORA_DOWN
@@ -27,7 +27,7 @@ from loratory.adapters.tools.naming import (
     read_named_adapter,
 )
 from loratory.adapters.tools.resize import resize_module
-from loratory.adapters.tools.results import BASE_VERSIONS, DTYPES, commented, precision_of, sizes_metadata
+from loratory.adapters.tools.results import BASE_VERSIONS, commented, precision_of, sizes_metadata
 from loratory.adapters.tools.stream import Planned, Progress, no_progress, planned, rounded, tensor_bytes, write_tensors
 from loratory.errors import LoratoryError
 
@@ -56,7 +56,7 @@ def bake_lora(
     resized. progress: in modules. Raises LoratoryError, naming the module, where one does not fit the model.
     """
     adapter, known, layers, checkpoint = _with_base(path, base, family)
-    chosen = precision or precision_of(_flat(adapter.modules))
+    chosen = precision or _precision_of(adapter)
     modules: Modules = {}
     cuts: list[CutModule] = []
     lost_norms = lost_biases = 0
@@ -109,7 +109,7 @@ def bake_diff(
     if to == "diffusers":
         raise LoratoryError("diffusers' naming holds no whole differences.", hint="Use --to kohya.")
     adapter, known, layers, checkpoint = _with_base(path, base, family)
-    dtype = DTYPES[precision or precision_of(_flat(adapter.modules))]
+    dtype = DTYPES[precision or _precision_of(adapter)]
     plans: list[Planned] = []
     sources: dict[str, Callable[[], Tensor]] = {}
 
@@ -220,8 +220,12 @@ def _change(
     return change
 
 
-def _flat(modules: Modules) -> dict[str, Tensor]:
-    return {f"{module}.{role}": tensor for module, own in modules.items() for role, tensor in own.items()}
+def _precision_of(adapter: NamedAdapter) -> SavePrecision:
+    return precision_of(
+        (f"{module.path}.{role}", tensor.dtype)
+        for module, own in adapter.modules.items()
+        for role, tensor in own.items()
+    )
 
 
 def _baked_metadata(adapter: NamedAdapter, family: Family, told: str, base: Path | str | None) -> dict[str, str]:

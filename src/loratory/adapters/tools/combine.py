@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from loratory.adapters.files import SavePrecision
+from loratory.adapters.files import DTYPES, SavePrecision
 from loratory.adapters.roles import ALPHA, LORA_DOWN, LORA_MID, LORA_UP
 from loratory.adapters.tools.checkpoints import Checkpoint
 from loratory.adapters.tools.combine_plan import Form, Module, Source, by_layer, family_of_all, is_pair, plan
@@ -24,7 +24,7 @@ from loratory.adapters.tools.recipe import (
     recipe_of,
     spoken_recipe,
 )
-from loratory.adapters.tools.results import DTYPES
+from loratory.adapters.tools.results import precision_of
 from loratory.adapters.tools.sources import AdapterSource, Ingredient, refuse_strengths, zeros_like_layer
 from loratory.adapters.tools.stream import (
     STORED_DTYPES,
@@ -85,7 +85,7 @@ def merge_adapters(
         model = stack.enter_context(Checkpoint(base)) if base is not None else None
         family = family_of_all([adapter for _, adapter in sources], model)
         modules = plan(by_layer(sources, family), family, model, rank)
-        dtype = DTYPES[save_precision] if save_precision else _widest([adapter for _, adapter in sources])
+        dtype = DTYPES[save_precision or _precision_of([adapter for _, adapter in sources])]
         combined = Combined(out)
         for module in modules:
             combined.forms[module.form] += 1
@@ -110,15 +110,13 @@ def merge_adapters(
     return combined
 
 
-def _widest(adapters: Sequence[AdapterSource]) -> torch.dtype:
-    """The narrowest format that holds the weights of all files; alphas do not count, they are often wider."""
-    found = {
-        adapter.dtype(key, role)
+def _precision_of(adapters: Sequence[AdapterSource]) -> SavePrecision:
+    return precision_of(
+        (f"{key}.{role}", STORED_DTYPES.get(adapter.dtype(key, role)))
         for adapter in adapters
         for key, roles in adapter.roles.items()
-        for role in roles - {ALPHA}
-    }
-    return {frozenset({"F16"}): torch.float16, frozenset({"BF16"}): torch.bfloat16}.get(frozenset(found), torch.float32)
+        for role in roles
+    )
 
 
 # ------------------------------------------------------------------------------------------------- values

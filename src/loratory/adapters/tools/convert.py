@@ -97,7 +97,9 @@ def write_named(
             **metadata,
             **sizes_metadata(modules.values(), metadata.get("ss_network_args", "")),
         }
-    save_adapter(output, state, metadata, precision or precision_of(state))
+    save_adapter(
+        output, state, metadata, precision or precision_of((name, tensor.dtype) for name, tensor in state.items())
+    )
     return Converted(family, adapter.naming, len(modules), folded=folded)
 
 

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from loratory.adapters.files import SavePrecision, save_adapter
+from loratory.adapters.files import DTYPES, SavePrecision, save_adapter
 from loratory.adapters.keys import Family
 from loratory.adapters.layout import FAMILY_NAMES
 from loratory.adapters.tools.checkpoints import Checkpoint, Layer, Part
 from loratory.adapters.tools.low_rank import CutModule, RankRule, approximate, frobenius, low_rank_module
-from loratory.adapters.tools.results import BASE_VERSIONS, DTYPES, sizes_metadata
+from loratory.adapters.tools.results import BASE_VERSIONS, sizes_metadata
 from loratory.adapters.tools.stream import Planned, Progress, no_progress, planned, rounded, tensor_bytes, write_tensors
 from loratory.errors import LoratoryError
 

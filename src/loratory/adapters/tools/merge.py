@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from loratory.adapters.files import SavePrecision
+from loratory.adapters.files import DTYPES, SavePrecision
 from loratory.adapters.tools.checkpoints import Checkpoint, Layer, Part
 from loratory.adapters.tools.recipe import Recipe, recipe_metadata, recipe_of
-from loratory.adapters.tools.results import DTYPES
 from loratory.adapters.tools.sources import AdapterSource, Ingredient, refuse_strengths, zeros_like_layer
 from loratory.adapters.tools.stream import (
     STORED_DTYPES,

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from loratory.adapters.files import SavePrecision, read_adapter, save_adapter
+from loratory.adapters.files import DTYPES, SavePrecision, read_adapter, save_adapter
 from loratory.adapters.roles import ALPHA, LORA_DOWN, LORA_MID, LORA_UP, kind_of, roles_by_module
 from loratory.adapters.tools.low_rank import (
     CutModule,
@@ -20,7 +20,7 @@ from loratory.adapters.tools.low_rank import (
     product_norm,
     rank_kept,
 )
-from loratory.adapters.tools.results import DTYPES, commented, precision_of, sizes_metadata
+from loratory.adapters.tools.results import commented, precision_of, sizes_metadata
 from loratory.adapters.tools.stream import Progress, all_finite, no_progress
 from loratory.errors import LoratoryError
 
@@ -138,7 +138,7 @@ def resize_file(
     Raises LoratoryError as `read_adapter`, `resize` and `save_adapter` do.
     """
     adapter = read_adapter(path)
-    chosen = precision or precision_of(adapter.state_dict)
+    chosen = precision or precision_of((name, tensor.dtype) for name, tensor in adapter.state_dict.items())
     try:
         resized = resize(adapter.state_dict, rule, conv_rule, chosen, progress)
     except LoratoryError as error:

@@ -8,13 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from loratory.adapters.files import SavePrecision
+from loratory.adapters.files import ALWAYS_FLOAT, SavePrecision
 from loratory.adapters.keys import Family
 from loratory.adapters.roles import ALPHA, LORA_DOWN
 from loratory.adapters.summary import json_object
 from loratory.errors import LoratoryError
-
-DTYPES: dict[SavePrecision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "float": torch.float32}
 
 BASE_VERSIONS: dict[Family, str] = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 """What `ss_base_model_version` is for a family, as sd-scripts writes it."""
@@ -40,9 +38,16 @@ def refuse_unwritable(output: Path, inputs: Iterable[Path], *, force: bool) -> N
         raise LoratoryError(f"{output} is there already.", hint="Name another output, or replace it with --force.")
 
 
-def precision_of(tensors: Mapping[str, Tensor]) -> SavePrecision:
-    """The precision that holds all weights of a file; alphas do not count, they are often wider."""
-    found = {tensor.dtype for name, tensor in tensors.items() if not name.endswith(ALPHA)}
+def precision_of(dtypes: Iterable[tuple[str, torch.dtype | None]]) -> SavePrecision:
+    """The narrowest precision that holds all weights of files, of which names and formats are given.
+
+    Those that are float32 in every file do not count, nor what is no fraction, such as a switch.
+    """
+    found = {
+        dtype
+        for name, dtype in dtypes
+        if not name.endswith(ALWAYS_FLOAT) and (dtype is None or dtype.is_floating_point)
+    }
     return "fp16" if found == {torch.float16} else "bf16" if found == {torch.bfloat16} else "float"
 
 
