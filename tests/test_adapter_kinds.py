@@ -123,6 +123,11 @@ def test_tensors_that_do_not_fit_each_other_are_found(tmp_path, case):
     assert inspect_file(path).incomplete == 1
 
 
+def test_a_magnitude_without_axes_is_that_of_one_output():
+    form = module_form(shapes(lora_down__weight=(4, 6), lora_up__weight=(1, 4), dora_scale=()))
+    assert form is not None and form.dora == "output"
+
+
 def test_alpha_that_loaders_read_differently_is_found(tmp_path):
     path = tmp_path / "a.safetensors"
     pair = {f"{KEY}.lora_down.weight": torch.ones(2, 8), f"{KEY}.lora_up.weight": torch.ones(8, 2)}

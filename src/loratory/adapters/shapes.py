@@ -183,7 +183,7 @@ def _with_dora(form: ModuleForm, shapes: Shapes) -> ModuleForm | None:
     if scale is None:
         return form
     outputs, inputs = form.weight[:2]
-    if prod(scale) == outputs and (scale[0] == outputs or len(scale) == 1):
+    if prod(scale) == outputs and (len(scale) < 2 or scale[0] == outputs):
         return replace(form, dora="output")
     # Where kernels are flattened into the inputs, the magnitudes per input are some part of them.
     if scale[:1] == (1,) and len(scale) > 1 and prod(scale) == scale[1] and inputs % scale[1] == 0:
