@@ -11,6 +11,7 @@ from adapter_models import fill, real_size_models, tiny_models, token_ids, unet_
 from loratory.adapters.files import read_adapter, save_adapter
 from loratory.adapters.inject import inject
 from loratory.adapters.summary import inspect_file
+from loratory.adapters.tools.bake import bake_lora
 from loratory.adapters.tools.convert import rename
 from loratory.adapters.tools.low_rank import RankRule
 from loratory.adapters.tools.naming import (
@@ -322,6 +323,74 @@ def test_halves_that_do_not_fit_are_named(tmp_path, up, down, alpha):
     with pytest.raises(LoratoryError, match="proj_in"):
         resize_file(path, tmp_path / "out.safetensors", rule, rule)
     assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        {"lora_up.weight": (8, 4, 1, 1), "lora_down.weight": (4, 8, 1, 1), "lora_mid.weight": (6, 5, 3, 3)},
+        {"lora_up.weight": (8, 4), "lora_down.weight": (4, 0)},
+        {"lora_up.weight": (8, 0), "lora_down.weight": (0, 4)},
+    ],
+)
+def test_what_is_no_lora_module_is_named(tmp_path, roles):
+    key = "lora_unet_mid_block_attentions_0_proj_in"
+    path, output, rule = tmp_path / "file.safetensors", tmp_path / "out.safetensors", RankRule("fixed", most=1)
+    save_adapter(path, {f"{key}.{role}": torch.rand(shape) for role, shape in roles.items()}, {}, "float")
+    for write in (
+        lambda: resize_file(path, output, rule, rule),
+        lambda: bake_lora(path, output, rule, rule, family="sd1"),
+    ):
+        with pytest.raises(LoratoryError, match=r"file\.safetensors.*proj_in"):
+            write()
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf")])
+def test_an_alpha_that_is_no_number_is_named(tmp_path, alpha):
+    key = "lora_unet_mid_block_attentions_0_proj_in"
+    path = tmp_path / "file.safetensors"
+    state = {f"{key}.lora_up.weight": torch.rand(8, 2), f"{key}.lora_down.weight": torch.rand(2, 4)}
+    save_adapter(path, state | {f"{key}.alpha": torch.tensor(alpha)}, {}, "float")
+    with pytest.raises(
+        LoratoryError, match=r"file\.safetensors: unet.*proj_in holds NaN or an infinite number as its alpha"
+    ):
+        rename(path, tmp_path / "out.safetensors", "diffusers", family="sd1")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(1e5, "values up to 1e.05, which F16 cannot hold"), (float("nan"), "holds NaN")]
+)
+def test_what_a_file_cannot_hold_is_not_written(tmp_path, value, said):
+    key = "lora_unet_mid_block_attentions_0_proj_in"
+    path, output, rule = tmp_path / "file.safetensors", tmp_path / "out.safetensors", RankRule("fixed", most=2)
+    state = {f"{key}.lora_up.weight": torch.full((8, 2), value), f"{key}.lora_down.weight": torch.rand(2, 4)}
+    save_adapter(path, state, {}, "float")
+    for write in (
+        lambda: rename(path, output, "kohya", family="sd1", precision="fp16"),
+        lambda: resize_file(path, output, rule, rule, "fp16"),
+        lambda: bake_lora(path, output, rule, rule, family="sd1", precision="fp16"),
+    ):
+        with pytest.raises(LoratoryError, match=f"proj_in.*{said}"):
+            write()
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("lora_te_text_model_encoder_layers_0_mlp_fc1", "lora_te_encoder_layers_0_mlp_fc1"),
+        ("lora_unet_input_blocks_4_1_proj_in", "lora_unet_down_blocks_1_attentions_0_proj_in"),
+    ],
+)
+def test_one_layer_under_two_names_is_refused(tmp_path, one, other):
+    path = tmp_path / "file.safetensors"
+    roles = {"lora_up.weight": torch.rand(8, 2), "lora_down.weight": torch.rand(2, 4)}
+    state = {f"{key}.{role}": tensor for key in (one, other) for role, tensor in roles.items()}
+    save_adapter(path, state, {}, "float")
+    with pytest.raises(LoratoryError, match="of one layer twice") as refused:
+        read_named_adapter(path)
+    assert one in refused.value.message and other in refused.value.message
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(8, 8), (1, 4), (4, 1)])

@@ -34,6 +34,11 @@ class AdapterFile:
     metadata: dict[str, str]
 
 
+def stored_dtype(name: str, save_precision: SavePrecision) -> torch.dtype:
+    """The format in which a file of that precision holds the tensor with this name."""
+    return torch.float32 if name.endswith(ALWAYS_FLOAT) else DTYPES[save_precision]
+
+
 def save_adapter(
     path: Path, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str], save_precision: SavePrecision
 ) -> None:
@@ -43,9 +48,8 @@ def save_adapter(
     modelspec metadata. alpha, rescale and the magnitudes of DoRA stay float32. Raises LoratoryError (exit code 1) when
     the disk refuses, naming the path; no temporary file is left then.
     """
-    dtype = DTYPES[save_precision]
     tensors = {
-        name: tensor.detach().to("cpu", torch.float32 if name.endswith(ALWAYS_FLOAT) else dtype).contiguous()
+        name: tensor.detach().to("cpu", stored_dtype(name, save_precision)).contiguous()
         for name, tensor in state_dict.items()
     }
     # Wider types first, so that each tensor starts at a multiple of its item size.

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from loratory.adapters.files import SavePrecision, save_adapter
+from loratory.adapters.files import SavePrecision
 from loratory.adapters.keys import Family
 from loratory.adapters.roles import ALPHA, DORA_SCALE, LORA_DOWN, LORA_UP
 from loratory.adapters.tools.low_rank import CutModule, Halves, halves
@@ -22,7 +22,7 @@ from loratory.adapters.tools.naming import (
     key_of_module,
     read_named_adapter,
 )
-from loratory.adapters.tools.results import BASE_VERSIONS, commented, precision_of, sizes_metadata
+from loratory.adapters.tools.results import BASE_VERSIONS, commented, precision_of, save_result, sizes_metadata
 from loratory.errors import LoratoryError
 
 _LORA_ROLES = {LORA_DOWN, LORA_UP, ALPHA, DORA_SCALE}
@@ -85,7 +85,10 @@ def write_named(
     metadata: Mapping[str, str],
 ) -> Converted:
     """Writes modules, whose tensors have the shapes of `adapter`'s naming, to a file in the naming `to`."""
-    state, folded = named_tensors(modules, family, adapter.naming, to)
+    try:
+        state, folded = named_tensors(modules, family, adapter.naming, to)
+    except LoratoryError as error:
+        raise LoratoryError(f"{adapter.path}: {error.message}", hint=error.hint) from error
     if (adapter.naming == "diffusers") != (to == "diffusers"):
         metadata = commented(metadata, f"converted from {adapter.naming} to {to} naming")
     if adapter.naming == "diffusers" and to != "diffusers":
@@ -97,7 +100,7 @@ def write_named(
             **metadata,
             **sizes_metadata(modules.values(), metadata.get("ss_network_args", "")),
         }
-    save_adapter(
+    save_result(
         output, state, metadata, precision or precision_of((name, tensor.dtype) for name, tensor in state.items())
     )
     return Converted(family, adapter.naming, len(modules), folded=folded)

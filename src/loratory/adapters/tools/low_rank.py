@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from loratory.adapters.roles import ALPHA, LORA_DOWN, LORA_MID, LORA_UP
+from loratory.adapters.roles import ALPHA, LORA_DOWN, LORA_UP
+from loratory.adapters.shapes import module_form
 from loratory.errors import LoratoryError
 
 # A matrix whose largest singular value is not above this holds nothing (sd-scripts' resize_lora); it keeps one rank.
@@ -161,23 +163,29 @@ class Halves(NamedTuple):
 def halves(own: Mapping[str, Tensor], name: str) -> Halves:
     """lora_up, lora_down and the scale of a module, given by role; a Tucker core may stand between the halves.
 
-    Raises LoratoryError, with the module's `name`, where one is missing or they do not fit each other.
+    Raises LoratoryError, with the module's `name`, where one is missing, they do not fit each other, or alpha is no
+    finite number.
     """
     if not {LORA_DOWN, LORA_UP} <= own.keys():
         raise LoratoryError(
             f"{name} has {', '.join(sorted(own))}, not both halves of a LoRA.",
             hint="`loratory lora verify` shows all that is wrong with a file.",
         )
-    up, down, alpha = own[LORA_UP], own[LORA_DOWN], own.get(ALPHA)
-    inner = (own[LORA_MID].shape[:1] if LORA_MID in own else down.shape[:1]).numel()
-    fits = up.dim() >= 2 and down.dim() >= 2 and up.shape[1:].numel() == inner and down.shape[0] >= 1
-    if not fits or (alpha is not None and alpha.numel() != 1):
+    form = module_form({role: tuple(tensor.shape) for role, tensor in own.items()})
+    if form is None or form.name != "lora":
         raise LoratoryError(
             f"{name}: " + ", ".join(f"{role} {list(tensor.shape)}" for role, tensor in sorted(own.items())) + " do not "
             "fit each other.",
             hint="`loratory lora verify` shows all that is wrong with a file.",
         )
-    return Halves(up, down, float(alpha) / down.shape[0] if alpha is not None else 1.0)
+    up, down = own[LORA_UP], own[LORA_DOWN]
+    scale = float(own[ALPHA]) / down.shape[0] if ALPHA in own else 1.0
+    if not isfinite(scale):
+        raise LoratoryError(
+            f"{name} holds NaN or an infinite number as its alpha.",
+            hint="`loratory lora verify` shows all that is wrong with a file.",
+        )
+    return Halves(up, down, scale)
 
 
 class Pair(NamedTuple):

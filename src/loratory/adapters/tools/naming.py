@@ -71,6 +71,7 @@ class NamedAdapter:
     None where nothing tells.
     """
 
+    path: Path
     modules: Modules
     metadata: dict[str, str]
     naming: Naming
@@ -192,8 +193,8 @@ def read_named_adapter(path: Path) -> NamedAdapter:
     """Reads an adapter file of either naming to the CPU.
 
     Where a file of diffusers has no alpha for a module, its metadata gives it, and if there is none alpha is the rank,
-    as diffusers reads it. Raises LoratoryError as `files.read_adapter` does, and for a module that no Stable Diffusion
-    model has, naming it.
+    as diffusers reads it. Raises LoratoryError as `files.read_adapter` does, for a module that no Stable Diffusion
+    model has, naming it, and for one that has two names.
     """
     header = read_header(path)
     is_diffusers = is_diffusers_naming(header.tensors)
@@ -204,6 +205,7 @@ def read_named_adapter(path: Path) -> NamedAdapter:
     except (SafetensorError, OSError) as error:
         raise LoratoryError(f"{path} cannot be read: {error}.", hint="Download or copy it again.") from error
     modules: Modules = {}
+    names: dict[tuple[ModuleName, str], str] = {}
     is_original = False
     for name, tensor in tensors.items():
         place = _diffusers_place(name) if is_diffusers else _kohya_place(name)
@@ -213,6 +215,12 @@ def read_named_adapter(path: Path) -> NamedAdapter:
                 hint="Adapters of other models, such as Flux or SD 3, are not converted.",
             )
         is_original = is_original or (not is_diffusers and _is_original(split_name(name)[0], place[0]))
+        other = names.setdefault(place, name)
+        if other != name:
+            raise LoratoryError(
+                f"{path} has {place[1]} of one layer twice: {other} and {name}.",
+                hint="Programs differ in which of them they read; take one out.",
+            )
         modules.setdefault(place[0], {})[place[1]] = tensor
     metadata = dict(header.metadata)
     if is_diffusers:
@@ -222,9 +230,9 @@ def read_named_adapter(path: Path) -> NamedAdapter:
                     -1, 1, *[1] * (own[LORA_DOWN].dim() - 2 if LORA_DOWN in own else 0)
                 )
         _add_alphas(modules, metadata.pop(_PEFT_METADATA, ""))
-        return NamedAdapter(modules, metadata, "diffusers", _family_of(modules, metadata))
+        return NamedAdapter(path, modules, metadata, "diffusers", _family_of(modules, metadata))
     family = guess_family(header.tensors, metadata).family
-    return NamedAdapter(modules, metadata, "kohya" if is_original else "kohya-diffusers", family)
+    return NamedAdapter(path, modules, metadata, "kohya" if is_original else "kohya-diffusers", family)
 
 
 def _family_of(modules: Modules, metadata: Mapping[str, str]) -> Family | None:

@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import prod
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from loratory.adapters.files import DTYPES, SavePrecision, read_adapter, save_adapter
+from loratory.adapters.files import DTYPES, SavePrecision, read_adapter
 from loratory.adapters.roles import ALPHA, LORA_DOWN, LORA_MID, LORA_UP, kind_of, roles_by_module
 from loratory.adapters.tools.low_rank import (
     CutModule,
@@ -20,7 +20,7 @@ from loratory.adapters.tools.low_rank import (
     product_norm,
     rank_kept,
 )
-from loratory.adapters.tools.results import commented, precision_of, sizes_metadata
+from loratory.adapters.tools.results import commented, precision_of, save_result, sizes_metadata
 from loratory.adapters.tools.stream import Progress, all_finite, no_progress
 from loratory.errors import LoratoryError
 
@@ -90,7 +90,7 @@ def resize_module(
     up, _, scale = halves(own, key)
     down = _flat_down(own)
     rank = down.shape[0]
-    if not (isfinite(scale) and all_finite(up) and all_finite(down)):
+    if not (all_finite(up) and all_finite(down)):
         raise LoratoryError(f"{key} holds NaN or infinite values, which have no singular values.")
     if rank <= 1 or (rule.method == "fixed" and rule.most is not None and rule.most >= rank):
         return dict(own), CutModule(key, rank, rank, abs(scale) * product_norm(up.flatten(1), down), 0.0)
@@ -135,7 +135,7 @@ def resize_file(
 ) -> Resized:
     """`resize` from file to file; precision: None keeps that of the file. The metadata says what was done.
 
-    Raises LoratoryError as `read_adapter`, `resize` and `save_adapter` do.
+    Raises LoratoryError as `read_adapter`, `resize` and `save_result` do.
     """
     adapter = read_adapter(path)
     chosen = precision or precision_of((name, tensor.dtype) for name, tensor in adapter.state_dict.items())
@@ -144,7 +144,7 @@ def resize_file(
     except LoratoryError as error:
         raise LoratoryError(f"{path} cannot be resized: {error.message}", hint=error.hint) from error
     metadata = _metadata(adapter.metadata, resized, rule, conv_rule)
-    save_adapter(output, resized.state_dict, metadata, chosen)
+    save_result(output, resized.state_dict, metadata, chosen)
     return resized
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from loratory.adapters.files import ALWAYS_FLOAT, SavePrecision
+from loratory.adapters.files import ALWAYS_FLOAT, SavePrecision, save_adapter, stored_dtype
 from loratory.adapters.keys import Family
 from loratory.adapters.roles import ALPHA, LORA_DOWN
 from loratory.adapters.summary import json_object
+from loratory.adapters.tools.stream import all_finite, rounded
 from loratory.errors import LoratoryError
 
 BASE_VERSIONS: dict[Family, str] = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
@@ -49,6 +50,26 @@ def precision_of(dtypes: Iterable[tuple[str, torch.dtype | None]]) -> SavePrecis
         if not name.endswith(ALWAYS_FLOAT) and (dtype is None or dtype.is_floating_point)
     }
     return "fp16" if found == {torch.float16} else "bf16" if found == {torch.bfloat16} else "float"
+
+
+def save_result(
+    path: Path, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str], precision: SavePrecision
+) -> None:
+    """`save_adapter` for finite numbers alone.
+
+    Raises LoratoryError, before anything is written, for tensors that are not finite, or would not be in that
+    precision, naming the first.
+    """
+    rounded_state: dict[str, Tensor] = {}
+    for name, tensor in state_dict.items():
+        what = f"{path} was not written: {name}"
+        if not all_finite(tensor):
+            raise LoratoryError(
+                f"{what} holds NaN or infinite values.",
+                hint="`loratory lora verify` on the file that was read shows whether it is damaged.",
+            )
+        rounded_state[name] = rounded(tensor, stored_dtype(name, precision), what)
+    save_adapter(path, rounded_state, metadata, precision)
 
 
 def commented(metadata: Mapping[str, str], told: str) -> dict[str, str]:
