@@ -169,6 +169,10 @@ def test_norms_and_biases_are_left_out_and_counted(tmp_path):
     assert (converted.lost_norms, converted.lost_biases, len(converted.cuts)) == (1, 1, 2)
     bake_diff(path, tmp_path / "diff.safetensors", family="sd1")
     assert f"{NORM}.w_norm" in read_adapter(tmp_path / "diff.safetensors").state_dict
+    by_another_name = save(tmp_path, KINDS["full"] | {f"{NORM}.diff": torch.rand(WIDTH)})
+    for base in (None, shared_tiny_model("sd1")):
+        converted = bake_lora(by_another_name, tmp_path / "lora.safetensors", rule, rule, base=base, family="sd1")
+        assert (converted.lost_norms, len(converted.cuts)) == (1, 2)
     only = save(tmp_path, {f"{NORM}.w_norm": torch.rand(WIDTH)})
     with pytest.raises(LoratoryError, match="norm layers alone"):
         bake_lora(only, tmp_path / "none.safetensors", rule, rule, family="sd1")
@@ -193,6 +197,15 @@ def test_values_that_fp16_cannot_hold_are_refused(tmp_path):
     with pytest.raises(LoratoryError, match="cannot hold"):
         bake_diff(path, tmp_path / "out.safetensors", family="sd1", precision="fp16")
     assert list(tmp_path.glob("*out*")) == []
+
+
+@pytest.mark.parametrize("name", [f"{NORM}.w_norm", f"{NORM}.b_norm", f"{CONV}.diff_b"])
+def test_norms_and_biases_that_are_no_numbers_are_not_copied(tmp_path, name):
+    state = KINDS["full"] | {f"{NORM}.w_norm": torch.rand(WIDTH), f"{NORM}.b_norm": torch.rand(WIDTH)}
+    path = save(tmp_path, state | {name: torch.full((WIDTH,), float("nan"))})
+    with pytest.raises(LoratoryError, match=f"{name} holds NaN"):
+        bake_diff(path, tmp_path / "out.safetensors", family="sd1")
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_the_command_bakes(capsys, monkeypatch, tmp_path):

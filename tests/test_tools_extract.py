@@ -245,6 +245,19 @@ def test_models_that_do_not_go_together_are_refused(tmp_path):
     assert not output.exists()
 
 
+def test_weights_that_are_no_numbers_are_named(tmp_path):
+    base, tuned = shared_tiny_model("sd1"), shutil.copytree(shared_tiny_model("sd1"), tmp_path / "tuned")
+    tensors = load_file(tuned / "text_encoder/model.safetensors")
+    name = next(name for name in tensors if name.endswith("mlp.fc1.bias"))
+    tensors[name][0] = float("nan")
+    save_file(tensors, tuned / "text_encoder/model.safetensors", {"format": "pt"})
+    output = tmp_path / "out.safetensors"
+    for write in (lambda: extract_lora(base, tuned, output, fixed()), lambda: extract_full(base, tuned, output)):
+        with pytest.raises(LoratoryError, match=r"tuned holds NaN or infinite weights in .*mlp\.fc1\.bias"):
+            write()
+    assert not output.exists()
+
+
 def run(capsys, monkeypatch, *arguments):
     monkeypatch.setattr("sys.argv", ["loratory", "lora", "extract", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:

@@ -28,10 +28,20 @@ from loratory.adapters.tools.naming import (
 )
 from loratory.adapters.tools.resize import resize_module
 from loratory.adapters.tools.results import BASE_VERSIONS, commented, precision_of, sizes_metadata
-from loratory.adapters.tools.stream import Planned, Progress, no_progress, planned, rounded, tensor_bytes, write_tensors
+from loratory.adapters.tools.stream import (
+    Planned,
+    Progress,
+    all_finite,
+    no_progress,
+    planned,
+    rounded,
+    tensor_bytes,
+    write_tensors,
+)
 from loratory.errors import LoratoryError
 
 _HASHES = ("sshs_model_hash", "sshs_legacy_hash")
+_VERIFY = "`loratory lora verify` shows all that is wrong with a file."
 
 
 @torch.no_grad()
@@ -67,10 +77,16 @@ def bake_lora(
                 lost_norms += 1
                 continue
             weight_shape = _weight_shape(path, module, own, known, layers)
+            if "diff" in own and len(weight_shape) < 2:  # of a norm too, by another name
+                lost_norms += 1
+                continue
             suited = conv_rule if prod(weight_shape[2:]) > 1 else rule
             key = key_of_module(module, known, "kohya")
             if LORA_DOWN in own and not needs_base(own):
-                modules[module], cut_module = resize_module(key, own, suited, DTYPES[chosen])
+                try:
+                    modules[module], cut_module = resize_module(key, own, suited, DTYPES[chosen])
+                except LoratoryError as error:
+                    raise LoratoryError(f"{path}: {error.message}", hint=error.hint) from error
             else:
                 change = _change(path, module, own, weight_shape, layers, checkpoint)
                 lost_biases += change.bias is not None
@@ -133,7 +149,10 @@ def bake_diff(
                 plan(f"{key}.diff", shape, change)
 
         def content(name: str) -> Iterator[memoryview]:
-            yield tensor_bytes(rounded(sources[name](), dtype, name))
+            values = sources[name]()
+            if not all_finite(values):
+                raise LoratoryError(f"{path}: {name} holds NaN or infinite values.", hint=_VERIFY)
+            yield tensor_bytes(rounded(values, dtype, f"{output} was not written: {name}"))
 
         metadata = _baked_metadata(adapter, known, "baked to whole differences", base)
         metadata |= {"ss_network_module": "lycoris.kohya", "ss_network_args": '{"algo": "full"}'}
@@ -187,7 +206,7 @@ def _weight_shape(
     if form is None:
         raise LoratoryError(
             f"{path}: the tensors of {module.path} do not fit each other.",
-            hint="`loratory lora verify` shows all that is wrong with a file.",
+            hint=_VERIFY,
         )
     if len(form.weight) < 2:
         return form.weight
@@ -215,8 +234,8 @@ def _change(
         change = delta(own, weight)
     except LoratoryError as error:
         raise LoratoryError(f"{path}: {module.path}: {error.message}", hint=error.hint) from error
-    if not change.weight.isfinite().all():
-        raise LoratoryError(f"{path}: {module.path} holds NaN or infinite values.")
+    if not all_finite(change.weight):
+        raise LoratoryError(f"{path}: {module.path} holds NaN or infinite values.", hint=_VERIFY)
     return change
 
 

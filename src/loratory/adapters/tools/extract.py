@@ -9,13 +9,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from loratory.adapters.files import DTYPES, SavePrecision, save_adapter
+from loratory.adapters.files import DTYPES, SavePrecision
 from loratory.adapters.keys import Family
 from loratory.adapters.layout import FAMILY_NAMES
 from loratory.adapters.tools.checkpoints import Checkpoint, Layer, Part
 from loratory.adapters.tools.low_rank import CutModule, RankRule, approximate, frobenius, low_rank_module
-from loratory.adapters.tools.results import BASE_VERSIONS, sizes_metadata
-from loratory.adapters.tools.stream import Planned, Progress, no_progress, planned, rounded, tensor_bytes, write_tensors
+from loratory.adapters.tools.results import BASE_VERSIONS, save_result, sizes_metadata
+from loratory.adapters.tools.stream import (
+    Planned,
+    Progress,
+    all_finite,
+    no_progress,
+    planned,
+    rounded,
+    tensor_bytes,
+    write_tensors,
+)
 from loratory.errors import LoratoryError
 
 
@@ -87,8 +96,15 @@ def _same_but_for_ones(one: Sequence[int], other: Sequence[int]) -> bool:
 
 
 def _difference(base: Checkpoint, tuned: Checkpoint, one: Part, other: Part, device: str) -> Tensor:
+    """tuned - base, float32; LoratoryError where that is not finite."""
     before = base.read(one).to(device).float()
-    return tuned.read(other).to(device).float().reshape(before.shape) - before
+    difference = tuned.read(other).to(device).float().reshape(before.shape) - before
+    if not all_finite(difference):
+        raise LoratoryError(
+            f"{base.info.path} or {tuned.info.path} holds NaN or infinite weights in {one.name}: it is damaged.",
+            hint="Download or copy it again.",
+        )
+    return difference
 
 
 @torch.no_grad()
@@ -104,7 +120,7 @@ def extract_lora(
     """Writes tuned - base, of the UNet and the text encoders, as a LoRA or LoCon whose alpha is its rank.
 
     progress: in weights. Memory: the result, and the largest layer in float32 about six times over. Raises
-    LoratoryError when the models are of different families or sizes, or do not differ.
+    LoratoryError when the models are of different families or sizes, do not differ, or hold what is not finite.
     """
     found: dict[str, dict[str, Tensor]] = {}
     modules: list[CutModule] = []
@@ -120,8 +136,6 @@ def extract_lora(
             if one.bias is not None and other.bias is not None:
                 rest_squares += frobenius(_difference(base, tuned, one.bias, other.bias, device)) ** 2
             difference = _difference(base, tuned, one.weight, other.weight, device)
-            if not difference.isfinite().all():
-                raise LoratoryError(f"{one.component} {one.path} holds NaN or infinite weights in one of the models.")
             rule = _rule(one, extraction)
             if rule is None:
                 rest_squares += frobenius(difference) ** 2
@@ -141,7 +155,7 @@ def extract_lora(
             **sizes_metadata(found.values()),
         }
     state = {f"{key}.{role}": tensor for key, own in found.items() for role, tensor in own.items()}
-    save_adapter(output, state, metadata, precision)
+    save_result(output, state, metadata, precision)
     return Extracted(tuple(modules), unchanged, rest_squares**0.5)
 
 
