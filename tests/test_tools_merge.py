@@ -521,6 +521,19 @@ def test_the_old_folder_outlives_whatever_ends_the_merge(tmp_path: Path, monkeyp
     assert not is_old() and not aside.exists() and {path.name for path in tmp_path.glob("*m*")} == {"m"}
 
 
+def test_a_link_to_a_folder_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    folder, real, out = tiny_model(tmp_path / "base", "sd1"), tmp_path / "models" / "real", tmp_path / "m"
+    ingredient = Ingredient(adapter(tmp_path / "a.safetensors", "sd1", "lora"))
+    real.parent.mkdir()
+    tiny_model(real, "sd1", seed=5)
+    out.symlink_to(real)
+    for _ in range(2):
+        merge_into_base(folder, [ingredient], out)
+    assert out.is_symlink() and list(real.parent.iterdir()) == [real]
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "models", "m", "a.safetensors"}
+    compare(weights(out), "sd1", expected("sd1", {"lora": (1.0, 1.0)}), 1e-6)
+
+
 def test_a_folder_keeps_its_shards_and_what_belongs_to_it(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "base", "sd1")
     unet = folder / "unet"

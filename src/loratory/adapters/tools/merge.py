@@ -219,7 +219,8 @@ class _Merging:
         return tensor_bytes(rounded(total, dtype, f"{name} with the adapters in it"))
 
 
-def _write_folder(model: Checkpoint, merging: _Merging, out: Path) -> None:
+def _write_folder(model: Checkpoint, merging: _Merging, shown: Path) -> None:
+    out = shown.resolve()  # a link stays, and what it leads to is replaced
     _bring_back(out)
     remove_leftovers(out)
     staging = temporary_beside(out)
@@ -233,7 +234,7 @@ def _write_folder(model: Checkpoint, merging: _Merging, out: Path) -> None:
         for path in model.files:
             to = staging / path.relative_to(folder)
             to.parent.mkdir(parents=True, exist_ok=True)
-            merging.write_file(path, to, shown=out)
+            merging.write_file(path, to, shown=shown)
         _correct_indexes(model, merging, staging)
         fsync_directory(staging)
         _put_in_place(staging, out)
