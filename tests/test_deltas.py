@@ -328,6 +328,9 @@ def test_channels_of_nothing_stay_finite() -> None:
         ({"oft_blocks": (2, 2)}, "no rotation of 4 outputs"),
         ({"oft_blocks": (9, 2, 2, 2)}, "no rotation of 4 outputs"),
         ({"lora_down.weight": (2, 6), "lora_up.weight": (4, 2), DORA_SCALE: (5, 1)}, r"dora_scale has the shape"),
+        ({"weight": (4,), "on_input": (0,)}, r"on_input has the shape \[0\]; it must be one number"),
+        ({"oft_blocks": (2, 2, 2), ALPHA: (2,)}, r"alpha has the shape \[2\]; it must be one number"),
+        ({"lora_down.weight": (2, 6), "lora_up.weight": (4, 2), ALPHA: (2,)}, "it must be one number"),
         ({"w_norm": (3,)}, r"w_norm has the shape \[3\]"),
     ],
 )

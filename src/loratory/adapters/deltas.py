@@ -35,6 +35,9 @@ def delta(tensors: Tensors, weight: Tensor) -> Delta:
     not fit the weight.
     """
     kind = complete_kind(tensors)
+    for role in _NUMBERS:
+        if role in tensors and tensors[role].numel() != 1:
+            raise LoratoryError(f"{role} has the shape {list(tensors[role].shape)}; it must be one number.")
     values = [tensor for role, tensor in tensors.items() if role not in _NUMBERS]
     device = values[0].device
     dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in values) else torch.float32
