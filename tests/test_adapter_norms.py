@@ -9,6 +9,7 @@ from loratory.adapters.deltas import delta
 from loratory.adapters.norms import BlockNorm, block_norms, block_of, grouped, measure
 from loratory.adapters.shapes import module_form
 from loratory.adapters.tools.checkpoints import Checkpoint
+from loratory.adapters.verify import verify_file
 from loratory.errors import LoratoryError
 from tiny_models import shared_tiny_model
 
@@ -64,6 +65,20 @@ def test_with_the_base_weight_every_kind_is_measured_exactly(tmp_path, name):
         found = measure(form_of(files[key]), files[key], weight)
         expected = float(delta(files[key], weight).weight.double().norm())
         assert found == ("change", pytest.approx(expected, rel=1e-4), pytest.approx(float(weight.norm()), rel=1e-5))
+
+
+def test_numbers_of_8_bits_are_measured():
+    tensors = {"weight": torch.full((4,), 0.5).to(torch.float8_e4m3fn), "on_input": torch.tensor(False)}
+    assert measure(form_of(tensors), tensors, None).norm == 0.5
+
+
+@pytest.mark.parametrize("name", ["lora_unet_conv_in.", "lora_unet_conv_in"])
+def test_a_name_that_tells_no_role_does_no_harm(tmp_path, name):
+    path = tmp_path / "a.safetensors"
+    pair = {f"{KEY}.lora_down.weight": torch.ones(2, 8), f"{KEY}.lora_up.weight": torch.ones(8, 2)}
+    save_file(pair | {name: torch.ones(2)}, path)
+    assert set(block_norms(path).left_out) == {name}
+    assert any(finding.rule == "unknown-tensor" and name in finding.message for finding in verify_file(path))
 
 
 def form_of(tensors):

@@ -12,7 +12,7 @@ from adapter_models import tiny_models
 from loratory.adapters.files import save_adapter
 from loratory.adapters.inject import inject
 from loratory.adapters.keys import diffusers_module_key
-from loratory.adapters.network_weights import refuse_misfit
+from loratory.adapters.network_weights import refuse_misfit, sizes_from_weights
 from loratory.adapters.targets import find_targets
 from loratory.config.schema import Config, NetworkSettings
 from loratory.errors import LoratoryError
@@ -120,6 +120,24 @@ def test_ranks_and_alphas_come_from_the_file(tmp_path: Path, network_type: str) 
     result = saved(config)
     assert ranks(result) == ranks(state)
     assert not any(torch.equal(result[name], state[name]) for name in state if "alpha" not in name)
+
+
+@pytest.mark.parametrize("alpha", [0.0, float("nan"), float("inf")])
+def test_an_alpha_of_0_is_the_rank_and_one_that_is_no_number_is_refused(tmp_path: Path, alpha: float) -> None:
+    state = with_other_ranks(start(tmp_path, {}))
+    name = min(name for name in state if name.endswith(".alpha"))
+    save_file(state | {name: torch.tensor(alpha)}, tmp_path / "odd.safetensors")
+    network = NetworkSettings(network_weights=tmp_path / "odd.safetensors", dim_from_weights=True)
+    if alpha == 0:
+        key = name.removesuffix(".alpha")
+        rank = len(state[f"{key}.lora_down.weight"])
+        sizes = sizes_from_weights(network, "sd1")
+        assert sizes is not None and sizes[key] == (rank, rank)
+        begun = start(tmp_path, {"network_weights": "odd.safetensors", "dim_from_weights": True})
+        assert same_bytes(begun, state | {name: torch.tensor(float(rank))})
+        return
+    with pytest.raises(LoratoryError, match=rf"network_weights: {name} in .*odd\.safetensors is {alpha}"):
+        sizes_from_weights(network, "sd1")
 
 
 def test_dora_takes_its_convolutions_from_the_file(tmp_path: Path) -> None:

@@ -189,6 +189,13 @@ def test_what_does_not_fit_the_base_model_is_named(tmp_path):
     assert not (tmp_path / "out.safetensors").exists()
 
 
+def test_an_incomplete_module_is_named_with_its_file(tmp_path):
+    whole = module(LINEAR, a1__weight=(8, 2), a2__weight=(2, 8), b1__weight=(8, 2))
+    for state in (whole, module(LINEAR, hada_w1_a=(8, 2), hada_w1_b=(2, 8))):
+        with pytest.raises(LoratoryError, match=r"source\.safetensors: .*attn1\.to_q: A module of the kind .* has no"):
+            bake_diff(save(tmp_path, state), tmp_path / "out.safetensors", family="sd1")
+
+
 def test_values_that_fp16_cannot_hold_are_refused(tmp_path):
     path = save(
         tmp_path,

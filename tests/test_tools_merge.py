@@ -612,6 +612,12 @@ def unknown(path: Path) -> str:
     return "has the unknown tensor spice in lora_unet_conv_in"
 
 
+def twice(path: Path) -> str:
+    wrong = {"lokr_w1": (2, 2), "lokr_w1_a": (2, 1), "lokr_w1_b": (1, 2), "lokr_w2": (2, 2)}
+    save_file({f"lora_unet_conv_in.{role}": torch.zeros(shape) for role, shape in wrong.items()}, path)
+    return "has the unknown tensor lokr_w1 in lora_unet_conv_in"
+
+
 def biased(path: Path) -> str:
     state = {"diff": torch.zeros(32, 32), "diff_b": torch.zeros(32)}
     prefix = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -634,7 +640,20 @@ def gone(path: Path) -> str:
     return "There is no file"
 
 
-HOSTILE = [truncated, poisoned, infinite, stranger, misfit, half, unknown, biased, other_family, base_model, gone]
+HOSTILE = [
+    truncated,
+    poisoned,
+    infinite,
+    stranger,
+    misfit,
+    half,
+    unknown,
+    twice,
+    biased,
+    other_family,
+    base_model,
+    gone,
+]
 
 
 @pytest.mark.parametrize("harm", HOSTILE, ids=lambda harm: harm.__name__)

@@ -54,8 +54,8 @@ class Adapter:
         """Takes the values of a file, in any float precision and with either naming of SDXL blocks.
 
         A module whose alpha differs from this network's keeps the function of the file. No alpha means alpha = rank, as
-        every loader reads it. Raises LoratoryError when modules are missing or unknown, or shapes differ; then nothing
-        has been changed.
+        every loader reads it, and so does 0, as trainers read it. Raises LoratoryError when modules are missing or
+        unknown, or shapes differ; then nothing has been changed.
         """
         by_key: dict[str, dict[str, Tensor]] = {}
         for name, tensor in state.items():

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from loratory.adapters.roles import ALPHA, DORA_SCALE, LORA_DOWN, LORA_MID, LORA_UP, NetworkKind, kind_of
+from loratory.adapters.roles import ALPHA, DORA_SCALE, LORA_DOWN, LORA_MID, LORA_UP, NetworkKind, parts_of
 from loratory.errors import LoratoryError
 
 Tensors = Mapping[str, Tensor]
@@ -58,17 +58,13 @@ def needs_base(roles: Collection[str]) -> bool:
 
 def complete_kind(roles: Collection[str]) -> NetworkKind:
     """The kind of network of one module; raises LoratoryError where it is of no kind, incomplete, or has more."""
-    given = set(roles)
-    kind = kind_of(given)
+    kind, missing, unknown = parts_of(roles)
     if kind is None:
-        raise LoratoryError(f"Tensors of no known kind of network: {', '.join(sorted(given)) or 'none at all'}.")
-    whole = [required for required in kind.required if required <= given]
-    if not whole:
-        missing = min((required - given for required in kind.required), key=len)
-        raise LoratoryError(f"A module of the kind {kind.name} has no {', no '.join(sorted(missing))}.")
-    unknown = given - max(whole, key=len) - kind.optional
+        raise LoratoryError(f"Tensors of no known kind of network: {', '.join(unknown) or 'none at all'}.")
+    if missing:
+        raise LoratoryError(f"A module of the kind {kind.name} has no {', no '.join(missing)}.")
     if unknown:
-        raise LoratoryError(f"A module of the kind {kind.name} has the unknown tensor {sorted(unknown)[0]}.")
+        raise LoratoryError(f"A module of the kind {kind.name} has the unknown tensor {unknown[0]}.")
     return kind
 
 

@@ -81,7 +81,7 @@ class PeftLayer(AdapterLayer):
                 )
             if role == LORA_UP:
                 rank = self.target.rank
-                file_scale = (float(state[ALPHA]) if ALPHA in state else rank) / rank
+                file_scale = (float(state[ALPHA]) or rank if ALPHA in state else rank) / rank
                 if file_scale != self.target.scale:
                     value = value * (file_scale / self.target.scale)
             values[role] = value.reshape(parameter.shape)

@@ -1,6 +1,7 @@
 """Going on from an adapter file (`network.network_weights`): what must fit, and ranks taken from it."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 
 from torch import nn
@@ -27,7 +28,8 @@ _SAME_LAYERS = (
 def sizes_from_weights(network: NetworkSettings, family: Family) -> Sizes | None:
     """Rank and alpha of each module of the file, by key, where `dim_from_weights` asks for them.
 
-    Raises LoratoryError when the file is missing, not a LoRA, LoCon or DoRA, or for another family.
+    Raises LoratoryError when the file is missing, not a LoRA, LoCon or DoRA, for another family, or has an alpha that
+    is not finite.
     """
     if not network.dim_from_weights or network.network_weights is None:
         return None
@@ -43,7 +45,12 @@ def sizes_from_weights(network: NetworkSettings, family: Family) -> Sizes | None
         for key, form in _lora_forms(source).items():
             assert form.rank is not None
             alpha = source.alpha(key)
-            sizes[key] = (form.rank, float(form.rank) if alpha is None else alpha)
+            if alpha is not None and not isfinite(alpha):
+                raise LoratoryError(
+                    f"{_SETTING}: {key}.{ALPHA} in {source.path} is {alpha}, not a finite number.",
+                    hint="`loratory lora verify` shows all that is wrong with a file.",
+                )
+            sizes[key] = (form.rank, alpha or float(form.rank))  # 0 is the rank too, as in sd-scripts
         return sizes
 
 

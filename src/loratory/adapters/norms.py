@@ -152,7 +152,7 @@ def measure(form: ModuleForm | None, tensors: Mapping[str, Tensor], weight: Tens
         return Measured("change", _known_norm(form, tensors), None)
     match form.name:
         case "ia3":
-            return Measured("relative", _norm(tensors["weight"]) / form.weight[0] ** 0.5, None)
+            return Measured("relative", _norm(tensors["weight"].float()) / form.weight[0] ** 0.5, None)
         case "diag-oft" | "boft":
             probe = torch.randn(form.weight[0], _PROBES, generator=torch.Generator().manual_seed(0))
             return Measured("relative", _norm(delta(tensors, probe).weight) / _norm(probe), None)

@@ -1,8 +1,9 @@
 """What the tensors of an adapter file are: their module and role, and which kind of network has which roles."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from loratory.errors import LoratoryError
 
@@ -55,9 +56,12 @@ _DIFFUSERS_MARKS = (
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Module key and role of a tensor: `lora_unet_x.lora_up.weight` -> (`lora_unet_x`, `lora_up.weight`)."""
+    """Module key and role of a tensor: `lora_unet_x.lora_up.weight` -> (`lora_unet_x`, `lora_up.weight`).
+
+    A name that tells no role, `x` or `x.`, is all key, with the role "".
+    """
     key, _, role = name.partition(".")
-    return key, role
+    return (key, role) if role else (name, "")
 
 
 def roles_by_module(names: Iterable[str]) -> dict[str, set[str]]:
@@ -77,6 +81,27 @@ def kind_of(roles: set[str]) -> NetworkKind | None:
         if shared > most:
             best, most = kind, shared
     return best
+
+
+class Parts(NamedTuple):
+    """What one module has. kind: None where no role is known. missing: what its kind needs beside; unknown: what is no
+    part of it, told where nothing is missing."""
+
+    kind: NetworkKind | None
+    missing: list[str]
+    unknown: list[str]
+
+
+def parts_of(roles: Collection[str]) -> Parts:
+    """The kind of network of one module, and whether it is complete and nothing else."""
+    given = set(roles)
+    kind = kind_of(given)
+    if kind is None:
+        return Parts(None, [], sorted(given))
+    whole = [required for required in kind.required if required <= given]
+    if not whole:
+        return Parts(kind, sorted(min((required - given for required in kind.required), key=len)), [])
+    return Parts(kind, [], sorted(given - max(whole, key=len) - kind.optional))
 
 
 def refuse_other_files(path: Path, names: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ from loratory.adapters.compatibility import features, spoken, support
 from loratory.adapters.container import file_hashes
 from loratory.adapters.keys import COMPONENT_NAMES, Component, Family
 from loratory.adapters.layout import guess_family, is_known_module
-from loratory.adapters.roles import ALPHA, DORA_SCALE, kind_of
+from loratory.adapters.roles import ALPHA, DORA_SCALE, parts_of
 from loratory.adapters.shapes import ModuleForm
 from loratory.adapters.summary import Module, hash_state, json_object, read_modules
 from loratory.adapters.tools.stream import TensorFile
@@ -94,15 +94,14 @@ def _check_modules(report: _Report, modules: list[Module]) -> None:
     alpha_zero: list[str] = []
     old_layout: list[str] = []
     for module in modules:
-        key, roles, form = module.key, set(module.shapes), module.form
-        kind = kind_of(roles)
+        key, roles, form = module.key, module.shapes.keys(), module.form
+        kind, missing, unknown = parts_of(roles)
+        unknown_roles += [f"{key}.{role}" if role else key for role in unknown]
         if kind is None:
-            unknown_roles += [f"{key}.{role}" if role else key for role in roles]
             continue
-        if not any(required <= roles for required in kind.required):
+        if missing:
             incomplete.append(key)
             continue
-        unknown_roles += [f"{key}.{role}" for role in roles - kind.optional - frozenset().union(*kind.required)]
         if form is None:
             mismatched.append(key)
             continue

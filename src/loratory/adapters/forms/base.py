@@ -202,7 +202,7 @@ def is_alike(shape: Sequence[int], other: Sequence[int]) -> bool:
 
 def rescaled(values: dict[str, Tensor], state: Tensors, rank: int, scale: float, *roles: str) -> dict[str, Tensor]:
     """Values with `roles` multiplied by the ratio of the scales, where the alpha of the file is another than ours."""
-    file_scale = float(state[ALPHA]) / rank if ALPHA in state else 1.0
+    file_scale = (float(state[ALPHA]) or rank) / rank if ALPHA in state else 1.0
     if file_scale == scale:
         return values
     return values | {role: values[role] * (file_scale / scale) for role in roles}

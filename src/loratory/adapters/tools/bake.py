@@ -136,7 +136,7 @@ def bake_diff(
     try:
         for module, own in adapter.modules.items():
             key = key_of_module(module, known, to)
-            complete_kind(own)
+            _kind(path, module, own)
             for role in ("w_norm", "b_norm", "diff_b"):
                 if role in own:
                     plan(f"{key}.{role}", tuple(own[role].shape), lambda tensor=own[role]: tensor)
@@ -175,7 +175,7 @@ def _with_base(
         adapter, known = open_adapter(path, family)
         for module, own in adapter.modules.items():
             if needs_base(own):
-                kind = "DoRA" if DORA_SCALE in own else complete_kind(own).name
+                kind = "DoRA" if DORA_SCALE in own else _kind(path, module, own)
                 raise LoratoryError(
                     f"{path}: what {kind} does to {module.path} depends on the weights of the base model.",
                     hint="Name the model it was trained on with --base.",
@@ -192,6 +192,14 @@ def _with_base(
         )
     layers = {ModuleName(layer.component, layer.path.removeprefix("text_model.")): layer for layer in checkpoint.layers}
     return adapter, checkpoint.family, layers, checkpoint
+
+
+def _kind(path: Path, module: ModuleName, own: Mapping[str, Tensor]) -> str:
+    """The name of the kind of a module; LoratoryError, naming file and module, where it is incomplete or has more."""
+    try:
+        return complete_kind(own).name
+    except LoratoryError as error:
+        raise LoratoryError(f"{path}: {module.path}: {error.message}", hint=_VERIFY) from error
 
 
 def _weight_shape(

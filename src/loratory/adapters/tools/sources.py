@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from loratory.adapters.deltas import Delta, delta, needs_base
 from loratory.adapters.keys import Family, key_component
 from loratory.adapters.layout import FAMILY_NAMES, FamilyGuess, guess_family
-from loratory.adapters.roles import ALPHA, NetworkKind, kind_of, refuse_other_files, roles_by_module
+from loratory.adapters.roles import ALPHA, NetworkKind, parts_of, refuse_other_files, roles_by_module
 from loratory.adapters.tools.stream import TensorFile, all_finite
 from loratory.errors import LoratoryError
 
@@ -67,16 +67,14 @@ class AdapterSource:
         return guess_family(self._file.header.tensors, self.metadata)
 
     def _kind(self, key: str, roles: set[str]) -> NetworkKind:
-        kind = kind_of(roles)
+        kind, missing, unknown = parts_of(roles)
         if kind is None or key_component(key) is None:
             raise LoratoryError(
                 f"{self._before}{self.path} holds tensors of no known kind ({key}).",
                 hint="`loratory lora inspect` shows what is in a file.",
             )
-        unknown = roles - kind.optional - frozenset().union(*kind.required)
-        if unknown or not any(required <= roles for required in kind.required):
-            missing = min((required - roles for required in kind.required), key=len)
-            which = f"the unknown tensor {sorted(unknown)[0]}" if unknown else f"no {sorted(missing)[0]}"
+        if missing or unknown:
+            which = f"no {missing[0]}" if missing else f"the unknown tensor {unknown[0]}"
             raise LoratoryError(
                 f"{self._before}{self.path} has {which} in {key}.",
                 hint="`loratory lora verify` shows all that is wrong with a file.",
