@@ -27,3 +27,18 @@ ABOUT: dict[NetworkType, str] = {
     "rates of 1e-6 to 1e-5.",
 }
 """A sentence or two for each type, to stand behind its name and a colon."""
+
+SPELLED: dict[NetworkType, str] = {
+    "lora": "LoRA",
+    "locon": "LoCon",
+    "dora": "DoRA",
+    "loha": "LoHa",
+    "lokr": "LoKr",
+    "dylora": "DyLoRA",
+    "glora": "GLoRA",
+    "ia3": "iA3",
+    "diag-oft": "Diag-OFT",
+    "boft": "BOFT",
+    "full": "full fine-tuning",
+}
+"""The types as people write them."""

@@ -2,9 +2,9 @@
 
 from typing import Any, NamedTuple
 
-from loratory.config.kohya.settings import BLOCK_ARGS, NETWORK_ARGS, SD_DEFAULTS
+from loratory.config.kohya.settings import NETWORK_ARGS, OTHER_PRESETS, SD_DEFAULTS
 from loratory.config.schema import Config, NetworkSettings, changed
-from loratory.config.schema.network import USED_BY, WITHOUT_CONVOLUTIONS
+from loratory.config.schema.network import OF_BLOCKS, USED_BY, WITHOUT_CONVOLUTIONS
 
 _NATIVE_TYPES = ("lora", "locon")
 _LYCORIS_OPTIONS = ("use_tucker", "use_scalar", "train_norm")
@@ -24,7 +24,6 @@ _ITEMS = (
     frozenset(setting.removeprefix("network.") for setting in NETWORK_ARGS.values() if "network." in setting)
     - _SPELLED_OUT
 )
-_PRESETS = {"transformer-only": "unet-transformer-only"}
 _LORA_PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
 
 _MORE_LAYERS = "LyCORIS also trains conv_in, conv_out and the time embedding with preset=full."
@@ -64,8 +63,9 @@ def described_network(config: Config) -> NetworkArguments:
     scales = network.rs_lora and (is_native or _ALGORITHMS.get(kind, kind) not in _WITH_RS_LORA)
     items: dict[str, Any] = {}
     if not is_native:
-        preset = "ia3" if kind == "ia3" and network.lycoris_preset == "full" else network.lycoris_preset
-        items = {"algo": _ALGORITHMS.get(kind, kind), "preset": _PRESETS.get(preset, preset)}
+        preset = OTHER_PRESETS.get(network.lycoris_preset, network.lycoris_preset)
+        preset = "ia3" if kind == "ia3" and preset == "full" else preset
+        items = {"algo": _ALGORITHMS.get(kind, kind), "preset": preset}
         if network.decomposes:
             items["dora_wd"] = True
         if network.rs_lora and not scales:
@@ -104,7 +104,7 @@ def network_arguments(config: Config, remarks: list[str]) -> dict[str, Any]:
     items = described.items
     if described.module != "networks.lora":
         remarks += _lycoris_remarks(network)
-        for key in [key for key in items if key in BLOCK_ARGS]:
+        for key in [key for key in items if key in OF_BLOCKS]:
             del items[key]
             remarks.append(f"{key}: LyCORIS has no such argument; it trains every block alike.")
     if items:

@@ -1,13 +1,14 @@
 """Network modules and their arguments as `[network]`."""
 
 from collections.abc import Mapping
+from typing import get_args
 
 from loratory.config.kohya.network_sizes import fill_in_convolutions, size, translate_sizes
 from loratory.config.kohya.report import Given
-from loratory.config.kohya.settings import BLOCK_ARGS, NETWORK_ARGS, REFUSED_ARGS, SUPERFLUOUS_ARGS
+from loratory.config.kohya.settings import NETWORK_ARGS, OTHER_PRESETS, REFUSED_ARGS, SUPERFLUOUS_ARGS
 from loratory.config.kohya.translation import Translation
 from loratory.config.kohya.values import is_empty, writable
-from loratory.config.schema.network import USED_BY, WITHOUT_CONVOLUTIONS
+from loratory.config.schema.network import OF_BLOCKS, USED_BY, WITHOUT_CONVOLUTIONS, LycorisPreset
 
 OWN_NETWORK = "a LyCORIS type of Loratory"
 """The module of an adapter that Loratory wrote for loaders as one of LyCORIS."""
@@ -17,8 +18,10 @@ _NATIVE = {"networks.lora": "lora", "networks.dylora": "dylora", "networks.loha"
 _ALGORITHMS = {"lora": "locon"} | {
     name: name for name in ("locon", "loha", "lokr", "dylora", "glora", "ia3", "diag-oft", "boft", "full")
 }
-_PRESETS = ("full", "attn-mlp", "attn-only", "unet-only", "transformer-only")
-_OTHER_PRESETS = {"unet-transformer-only": ("transformer-only", ""), "full-lin": ("attn-mlp", "without convolutions")}
+_SELECTIONS: tuple[str, ...] = get_args(LycorisPreset)
+_OTHER_SELECTIONS = {theirs: (ours, "") for ours, theirs in OTHER_PRESETS.items()} | {
+    "full-lin": ("attn-mlp", "without convolutions")
+}
 _LOCON_DIFFERS = "LyCORIS also trains conv_in, conv_out and the time embedding, which LoCon here leaves alone"
 _NATIVE_DIFFERS = "trained here as in LyCORIS: conv_in, conv_out and the time embedding too"
 _NO_CONVOLUTIONS = "without 3x3 convolutions the transformer blocks are trained"
@@ -52,7 +55,7 @@ def translate_network(arguments: dict[str, Given], network: Mapping[str, Given],
     kind = _lycoris_type(module, items, to) if is_lycoris else _native_type(module, items, to)
     to.settings["network.network_type"] = kind
     if name not in ("networks.lora", OWN_NETWORK):
-        for key in [key for key in items if key in BLOCK_ARGS]:
+        for key in [key for key in items if key in OF_BLOCKS]:
             to.drop(items.pop(key), f"{'LyCORIS' if is_lycoris else name} has no such argument")
     if is_lycoris:
         fill_in_convolutions(kind, items, arguments)
@@ -150,12 +153,12 @@ def _translate_preset(each: Given, kind: str, to: Translation) -> None:
         to.drop(each, "the network type decides")
     elif kind == "ia3" and name == "full":
         to.refuse(each, _IA3_LAYERS)
-    elif name in _PRESETS:
+    elif name in _SELECTIONS:
         to.put(each, "network.lycoris_preset", name)
-    elif name in _OTHER_PRESETS:
-        to.put(each, "network.lycoris_preset", *_OTHER_PRESETS[name])
+    elif name in _OTHER_SELECTIONS:
+        to.put(each, "network.lycoris_preset", *_OTHER_SELECTIONS[name])
     else:
-        to.refuse(each, f"no such selection of layers here; they are {', '.join(_PRESETS)}")
+        to.refuse(each, f"no such selection of layers here; they are {', '.join(_SELECTIONS)}")
 
 
 def _translate_item(name: str, each: Given, kind: str, to: Translation) -> None:

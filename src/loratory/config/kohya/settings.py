@@ -1,5 +1,7 @@
 """Which argument of sd-scripts is which setting here, and what the arguments without one are."""
 
+from loratory.config.schema.network import LycorisPreset
+
 
 def names(text: str) -> list[str]:
     """Names that are written with spaces between them."""
@@ -81,13 +83,8 @@ NETWORK_ARGS: dict[str, str] = {
 }
 """The items of `--network_args`."""
 
-BLOCK_ARGS = frozenset(
-    names(
-        "block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weight mid_lr_weight up_lr_weight "
-        "block_lr_zero_threshold"
-    )
-)
-"""Those that only sd-scripts' networks.lora has."""
+OTHER_PRESETS: dict[LycorisPreset, str] = {"transformer-only": "unet-transformer-only"}
+"""LyCORIS' names of the selections of layers that have another one here."""
 
 SUPERFLUOUS_ARGS: dict[str, str] = {
     "bypass_mode": "the fast way is taken by itself wherever it computes the same",

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from loratory.config.factors import factors
 from loratory.config.lint.base import Facts, Rule, Said, family_of, trained_rates
 from loratory.config.lint.optimizers import is_plain
+from loratory.config.network_types import SPELLED
 from loratory.config.schema import Config
 
 _FOR_STYLES = ("locon", "glora", "ia3")
 _FOR_SEVERAL = frozenset({"lora", "dora", "locon", "loha", "lokr", "full"})
-_SPELLED = {"loha": "LoHa", "lokr": "LoKr"}
+_WEAK_AT_DETAIL = frozenset({"loha", "lokr"})
 _SMALLEST_DYLORA_DIM = 64
 _IA3_RATES = (5e-3, 1e-2)
 _LARGEST_OFT_RATE = 1e-4
@@ -42,10 +43,10 @@ def _several_concepts(config: Config, facts: Facts) -> Iterator[Said]:
 
 def _detail(config: Config, facts: Facts) -> Iterator[Said]:
     kind, goal = config.network.network_type, config.dataset.goal
-    if kind in _SPELLED and goal in ("character", "clothing") and facts.concepts == 1:
+    if kind in _WEAK_AT_DETAIL and goal in ("character", "clothing") and facts.concepts == 1:
         yield Said(
             "network.network_type",
-            f'network.network_type = "{kind}": {_SPELLED[kind]} generalizes and is weak at fine detail. For a single '
+            f'network.network_type = "{kind}": {SPELLED[kind]} generalizes and is weak at fine detail. For a single '
             f'{goal} with much of it use "locon" or "lora".',
         )
 

@@ -14,6 +14,7 @@ from loratory.config.lint.base import (
     trains_unet,
 )
 from loratory.config.lint.optimizers import is_adaptive, is_plain
+from loratory.config.network_types import SPELLED
 from loratory.config.schema import Config
 
 _LARGEST_DIM = {"lora": 128, "dora": 128, "locon": 64, "glora": 64, "loha": 32}
@@ -24,7 +25,6 @@ _LARGEST_CONV_DIM = 16
 _SMALLEST_SCALE = 0.1
 _HALF_ALPHA = frozenset({"locon", "loha", "dylora"})
 _MOST_DROPOUT = 0.3
-_SPELLED = {"lora": "LoRA", "locon": "LoCon", "dora": "DoRA", "loha": "LoHa", "glora": "GLoRA", "dylora": "DyLoRA"}
 
 
 def _dim(config: Config, facts: Facts) -> Iterator[Said]:
@@ -35,7 +35,7 @@ def _dim(config: Config, facts: Facts) -> Iterator[Said]:
         yield Said(
             "network.network_dim",
             f"network.network_dim = {network.network_dim} is above {most}, the most that is useful for "
-            f"{_SPELLED[network.network_type]}{square}: the file grows, and results can get worse. Use 32 to start "
+            f"{SPELLED[network.network_type]}{square}: the file grows, and results can get worse. Use 32 to start "
             "with.",
         )
 
@@ -46,7 +46,7 @@ def _style_dim(config: Config, facts: Facts) -> Iterator[Said]:
     if config.dataset.goal == "style" and is_lycoris and _LARGEST_STYLE_DIM < network.network_dim <= 64:
         yield Said(
             "network.network_dim",
-            f"network.network_dim = {network.network_dim}: styles as {_SPELLED[network.network_type]} start to give "
+            f"network.network_dim = {network.network_dim}: styles as {SPELLED[network.network_type]} start to give "
             f"trouble above {_LARGEST_STYLE_DIM}. Use {_LARGEST_STYLE_DIM} unless that was not enough.",
         )
 
@@ -113,7 +113,7 @@ def _alpha_half(config: Config, facts: Facts) -> Iterator[Said]:
         yield Said(
             "network.network_alpha",
             f"network.network_alpha = {alpha:g} is above the rank, which suits a plain LoRA. "
-            f"{_SPELLED[network.network_type]} does best with half of it: {rank / 2:g}.",
+            f"{SPELLED[network.network_type]} does best with half of it: {rank / 2:g}.",
         )
 
 

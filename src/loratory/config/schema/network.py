@@ -17,7 +17,9 @@ _PEFT: frozenset[str] = frozenset({"lora", "locon", "dora"})
 _LOW_RANK = _PEFT | {"loha", "lokr", "dylora", "glora"}
 _OFT: frozenset[str] = frozenset({"diag-oft", "boft"})
 _DROPOUTS = ("network_dropout", "rank_dropout", "module_dropout")
-_OF_THE_UNET = (
+_OF_CONVOLUTIONS = ("conv_dim", "conv_alpha", "use_tucker")
+
+OF_BLOCKS = (
     "block_dims",
     "block_alphas",
     "conv_block_dims",
@@ -27,7 +29,7 @@ _OF_THE_UNET = (
     "up_lr_weight",
     "block_lr_zero_threshold",
 )
-_OF_CONVOLUTIONS = ("conv_dim", "conv_alpha", "use_tucker")
+"""The settings of single blocks of the UNet; of sd-scripts and LyCORIS, networks.lora alone has them."""
 
 WITHOUT_CONVOLUTIONS: frozenset[str] = frozenset({"attn-mlp", "attn-only", "transformer-only"})
 """The selections of layers (`lycoris_preset`) that hold no 3x3 convolution."""
@@ -264,7 +266,7 @@ class NetworkSettings(SettingsTable):
             yield Conflict("lycoris_preset", "excludes network_train_text_encoder_only: nothing would be trained")
         if self.network_train_text_encoder_only:
             yield from self._idle(
-                (*_OF_THE_UNET, *_OF_CONVOLUTIONS), "network_train_text_encoder_only leaves the UNet out"
+                (*OF_BLOCKS, *_OF_CONVOLUTIONS), "network_train_text_encoder_only leaves the UNet out"
             )
         elif self.lycoris_preset in WITHOUT_CONVOLUTIONS:
             reason = f'lycoris_preset = "{self.lycoris_preset}" has no 3x3 convolutions; use "full" or "unet-only"'
