@@ -74,13 +74,28 @@ def error(message: str, hint: str = "") -> None:
 @contextmanager
 def working(text: str) -> Generator[Callable[[str], None]]:
     """Shows on a terminal, until it is left, that something is being done; call what it gives with a new text."""
-    with talk.status(spelled(text), spinner="dots" if _is_unicode(talk.encoding) else "line") as status:
-        yield lambda now: status.update(spelled(one_line(now)))
+    status = talk.status(spelled(text), spinner="dots" if _is_unicode(talk.encoding) else "line")
+
+    def tell(now: str) -> None:
+        with suppress(OSError):
+            status.update(spelled(one_line(now)))
+
+    # A terminal may go at any time, and the work goes on without it.
+    with suppress(OSError):
+        status.start()
+    try:
+        yield tell
+    finally:
+        with suppress(OSError):
+            status.stop()
 
 
 @contextmanager
-def counting(what: str) -> Generator[Callable[[int, int], None]]:
-    """On a terminal, how far a job is and how long it will take; call what it gives with (done, in all)."""
+def counting(what: str, unit: int = 1) -> Generator[Callable[[int, int], None]]:
+    """On a terminal, how far a job is and how long it will take; call what it gives with (done, in all).
+
+    unit: of the numbers shown, such as 10**6 where bytes are given and megabytes said.
+    """
     began_s = told_s = time.monotonic()
     with working(what) as tell:
 
@@ -91,7 +106,7 @@ def counting(what: str) -> Generator[Callable[[int, int], None]]:
             # A line that changes more often than it can be read only costs time, and the first second tells nothing.
             if taken_s >= 1 and now_s - told_s >= 0.2 and done:
                 told_s = now_s
-                tell(f"{what}: {done} of {total} · ETA {taken_s * (total - done) / done:.0f} s")
+                tell(f"{what}: {done // unit} of {total // unit} · ETA {taken_s * (total - done) / done:.0f} s")
 
         yield at
 
