@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loratory.cli import output
+from loratory.cli.numbers import FiniteRange
 from loratory.cli.sentences import sentence
 from loratory.dataset.findings import shown
 from loratory.errors import LoratoryError
@@ -31,7 +32,7 @@ _MANY_REPEATS = 50
 )
 @click.option("--divide/--no-divide", default=False, help="Divide all repeats by their greatest common divisor.")
 @click.option("--goal", type=click.Choice(["character", "concept", "clothing", "style"]), help="What is learnt.")
-@click.option("--exposure", type=click.FloatRange(1, 1_000_000), metavar="X", help="How often to train each picture.")
+@click.option("--exposure", type=FiniteRange(1, 1_000_000), metavar="X", help="How often to train each picture.")
 @click.option("--epochs", type=click.IntRange(1, 100_000), metavar="N", help="Count exposures for N epochs.")
 @click.option(
     "--reg", type=click.Path(path_type=Path), metavar="DIR", help="The regularization set, if it lies elsewhere."

@@ -6,16 +6,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from loratory.cli import output
-from loratory.cli.lora_rank import (
-    chosen_device,
-    cut_rows,
-    cuts_json,
-    output_options,
-    print_rows,
-    rank_options,
-    rank_rules,
-)
-from loratory.wording import spoken_bytes
+from loratory.cli.lora_output import file_row, output_options, print_rows
+from loratory.cli.lora_rank import Ranks, chosen_device, cut_rows, cuts_json, device_option, rank_options
 
 if TYPE_CHECKING:
     from loratory.adapters.files import SavePrecision
@@ -45,7 +37,7 @@ if TYPE_CHECKING:
 @rank_options()
 @output_options()
 @click.option("--exact", is_flag=True, help="With --bake lora: exact singular values for every layer.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
+@device_option
 def convert(
     file: Path,
     target: Path,
@@ -53,16 +45,12 @@ def convert(
     bake: Literal["lora", "diff"] | None,
     base: Path | None,
     family: "Family | None",
-    rank: int | None,
-    conv_rank: int | None,
-    sv_ratio: float | None,
-    sv_fro: float | None,
-    sv_cumulative: float | None,
+    ranks: Ranks,
     precision: "SavePrecision | None",
     force: bool,
     as_json: bool,
     exact: bool,
-    device: str,
+    device: str | None,
 ) -> None:
     """Write FILE in another naming, or bake it into a kind of adapter that every program loads.
 
@@ -73,11 +61,12 @@ def convert(
     from loratory.adapters.tools.merge import remove_leftovers
     from loratory.adapters.tools.results import refuse_unwritable
 
-    ranks = (rank, conv_rank, sv_ratio, sv_fro, sv_cumulative)
     if to is None and bake is None:
         raise click.UsageError("Give --to, --bake or both.")
-    if bake != "lora" and (exact or any(value is not None for value in ranks)):
+    if bake != "lora" and ranks.are_given:
         raise click.UsageError("Ranks are chosen with --bake lora; `loratory lora resize` changes them alone.")
+    if bake != "lora" and (exact or device is not None):
+        raise click.UsageError("--exact and --device are for the singular values that --bake lora computes.")
     if bake is None and base is not None:
         raise click.UsageError("--base goes with --bake.")
     refuse_unwritable(target, [file] if base is None else [file, base], force=force)
@@ -85,7 +74,7 @@ def convert(
     if bake is None:
         converted = rename(file, target, to or "kohya", family=family, precision=precision)
     elif bake == "diff":
-        with output.counting("writing (MB)") as tell:
+        with output.counting("writing (MB)", unit=10**6) as tell:
             converted = bake_diff(
                 file,
                 target,
@@ -93,10 +82,10 @@ def convert(
                 base=base,
                 family=family,
                 precision=precision,
-                progress=lambda done, total: tell(done // 1_000_000, total // 1_000_000),
+                progress=tell,
             )
     else:
-        rule, conv_rule = rank_rules(*ranks)
+        rule, conv_rule = ranks.rules()
         with output.counting("baking modules") as tell:
             converted = bake_lora(
                 file,
@@ -129,7 +118,7 @@ def _report(converted: "Converted", target: Path, to: str, bake: str | None, *, 
         output.data_json(report | (cuts_json(converted.cuts) if converted.cuts else {}))
         return
     rows = [
-        ("file", f"{target} ({spoken_bytes(target.stat().st_size)})"),
+        file_row(target),
         ("modules", str(converted.modules)),
         ("naming", to if converted.naming == to else f"{to}, from {converted.naming}"),
     ]

@@ -6,16 +6,9 @@ from typing import TYPE_CHECKING
 import click
 
 from loratory.cli import output
-from loratory.cli.lora_rank import (
-    chosen_device,
-    cut_rows,
-    cuts_json,
-    output_options,
-    print_rows,
-    rank_options,
-    rank_rules,
-)
-from loratory.wording import spoken_bytes
+from loratory.cli.lora_output import file_row, output_options, print_rows
+from loratory.cli.lora_rank import Ranks, chosen_device, cut_rows, cuts_json, device_option, rank_options
+from loratory.cli.numbers import FiniteRange
 
 if TYPE_CHECKING:
     from loratory.adapters.files import SavePrecision
@@ -30,30 +23,24 @@ if TYPE_CHECKING:
 @click.option("--exact", is_flag=True, help="Exact singular values for every layer: slower, hardly better.")
 @click.option(
     "--clamp-quantile",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteRange(0, 1, min_open=True),
     help="Limit values to this quantile of all of a module's, as sd-scripts does with 0.99.",
 )
-@click.option(
-    "--min-diff", type=click.FloatRange(0), default=0.0, help="Leave out layers in which no weight differs by more."
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
+@click.option("--min-diff", type=FiniteRange(0), help="Leave out layers in which no weight differs by more.")
+@device_option
 def extract(
     base: Path,
     tuned: Path,
     target: Path,
-    rank: int | None,
-    conv_rank: int | None,
-    sv_ratio: float | None,
-    sv_fro: float | None,
-    sv_cumulative: float | None,
+    ranks: Ranks,
     precision: "SavePrecision | None",
     force: bool,
     as_json: bool,
     full: bool,
     exact: bool,
     clamp_quantile: float | None,
-    min_diff: float,
-    device: str,
+    min_diff: float | None,
+    device: str | None,
 ) -> None:
     """Write what TUNED has over BASE, in UNet and text encoders, as a LoRA or LoCon.
 
@@ -64,22 +51,24 @@ def extract(
     from loratory.adapters.tools.merge import remove_leftovers
     from loratory.adapters.tools.results import refuse_unwritable
 
+    if full and (ranks.are_given or exact or clamp_quantile is not None or min_diff is not None or device is not None):
+        raise click.UsageError(
+            "--full writes every difference as it is: ranks, --exact, --clamp-quantile, --min-diff and --device are for "
+            "an extraction of singular values."
+        )
     refuse_unwritable(target, [base, tuned], force=force)
     remove_leftovers(target)
     if full:
-        if any(value is not None for value in (rank, conv_rank, sv_ratio, sv_fro, sv_cumulative, clamp_quantile)):
-            raise click.UsageError("--full has no rank to choose.")
         with output.counting("comparing layers, then writing bytes") as progress:
             written = extract_full(base, tuned, target, precision or "fp16", progress)
         if as_json:
             output.data_json({"file": str(target), "tensors": written})
         else:
-            size = spoken_bytes(target.stat().st_size)
-            print_rows([("file", f"{target} ({size})"), ("written", f"{written} tensors that differ")])
+            print_rows([file_row(target), ("written", f"{written} tensors that differ")])
         return
-    rule, conv_rule = rank_rules(rank, conv_rank, sv_ratio, sv_fro, sv_cumulative)
-    extraction = Extraction(rule, None if conv_rank == 0 else conv_rule, exact, clamp_quantile, min_diff)
-    with output.counting("extracting (million weights)") as tell:
+    rule, conv_rule = ranks.rules()
+    extraction = Extraction(rule, None if ranks.conv_rank == 0 else conv_rule, exact, clamp_quantile, min_diff or 0.0)
+    with output.counting("extracting (million weights)", unit=10**6) as tell:
         found = extract_lora(
             base,
             tuned,
@@ -87,7 +76,7 @@ def extract(
             extraction,
             precision or "fp16",
             chosen_device(device),
-            lambda done, total: tell(done // 1_000_000, total // 1_000_000),
+            tell,
         )
     if as_json:
         report = {"file": str(target), "unchanged_layers": found.unchanged, "norm_left_out": found.rest}
@@ -95,7 +84,7 @@ def extract(
         return
     norm = sum(module.norm**2 for module in found.modules) ** 0.5
     rows = [
-        ("file", f"{target} ({spoken_bytes(target.stat().st_size)})"),
+        file_row(target),
         ("modules", str(len(found.modules))),
         *cut_rows(found.modules),
     ]

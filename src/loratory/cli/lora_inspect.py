@@ -13,7 +13,7 @@ import click
 from loratory.adapters.compatibility import Loader, Support, features, spoken, support
 from loratory.adapters.summary import AdapterSummary, ComponentSummary, inspect_file, json_object, read_modules
 from loratory.cli import output
-from loratory.cli.lora_rank import print_rows
+from loratory.cli.lora_output import print_rows
 from loratory.cli.sentences import bar, sentence
 from loratory.errors import FAILED
 from loratory.wording import spoken_bytes
@@ -92,7 +92,7 @@ def inspect(file: Path, base: str | None, quick: bool, ascii_only: bool, as_json
         return
     checked = _with_hash(file)
     print_rows([("hash", f"{_HASHES[checked.hashes]} ({checked.model_hash[:10]})")], name_columns)
-    _print_norms(_norms(file, base), ascii_only=ascii_only or not output.is_unicode())
+    _print_norms(_norms(file, base), ascii_only=ascii_only)
 
 
 @click.command()
@@ -238,7 +238,7 @@ def bar_lines(blocks: list["BlockNorm"], width: int, *, ascii_only: bool) -> Ite
     highest = max((block.norm for block in blocks if block.norm != inf), default=0.0)
     for block in blocks:
         share = 1.0 if block.norm == inf else block.norm / highest if highest else 0.0
-        drawn = "#" * round(share * width) if ascii_only else bar(share, width)
+        drawn = bar(share, width, ascii_only=ascii_only)
         value = "not finite" if block.norm == inf else f"{block.norm:.4g}"
         modules = f"{block.modules} modules" if block.modules > 1 else "1 module"
         of_base = f", {block.norm / block.base_norm:.2%} of the base" if block.base_norm else ""

@@ -1,7 +1,6 @@
 """`loratory lora merge`: several adapters as one file, or as part of a base model."""
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loratory.cli import output
-from loratory.cli.lora_rank import counts, output_options, print_rows
+from loratory.cli.lora_output import counts, file_row, output_options, print_rows
 from loratory.wording import spoken_bytes
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from loratory.adapters.tools.combine import Combined
     from loratory.adapters.tools.sources import Ingredient
 
-_WEIGHTED = re.compile(r"(?P<path>.+?)(?::(?P<unet>[^:/\\]*))?(?::(?P<text_encoder>[^:/\\]*))?", re.DOTALL)
+_SEPARATORS = {"/", "\\"}
 _FORMS = {
     "pair": "LoRA of all ranks, exact",
     "cut": "LoRA of the largest singular values",
@@ -59,25 +58,22 @@ def merge(
 
     models = [Path(base)] if base is not None else []
     refuse_unwritable(target, [*(each.path for each in ingredients), *models], force=force)
-    with output.counting("megabytes merged") as tell:
-        combined = merge_adapters(
-            ingredients, target, rank, base, precision, lambda done, total: tell(done // 10**6, total // 10**6)
-        )
+    with output.counting("megabytes merged", unit=10**6) as tell:
+        combined = merge_adapters(ingredients, target, rank, base, precision, tell)
     _report(combined, ingredients, as_json=as_json)
 
 
 def _ingredient(text: str) -> "Ingredient":
-    """`FILE`, `FILE:WEIGHT` or `FILE:WEIGHT:TE_WEIGHT`; a file whose own name ends so is meant as it is."""
+    """`FILE`, `FILE:WEIGHT` or `FILE:WEIGHT:TE_WEIGHT`, of which the longest FILE that exists is meant."""
     from loratory.adapters.tools.sources import Ingredient
 
-    if Path(text).is_file():
-        return Ingredient(Path(text))
-    match = _WEIGHTED.fullmatch(text)
-    if match is None or match["unet"] is None:
-        return Ingredient(Path(text))
-    unet = _weight(match["unet"], text)
-    text_encoder = unet if match["text_encoder"] is None else _weight(match["text_encoder"], text)
-    return Ingredient(Path(match["path"]), unet, text_encoder)
+    parts = text.split(":")
+    names = [":".join(parts[: len(parts) - weights]) for weights in range(min(3, len(parts)))]
+    name = next((name for name in names if Path(name).is_file()), None)
+    if name is None:  # what comes before all that can be a weight, which has no folders
+        name = next(name for name in reversed(names) if not _SEPARATORS & {*text[len(name) :]})
+    weights = [_weight(part, text) for part in text[len(name) + 1 :].split(":")] if name != text else [1.0]
+    return Ingredient(Path(name), weights[0], weights[-1])
 
 
 def _weight(text: str, argument: str) -> float:
@@ -108,10 +104,8 @@ def _merge_into(
         refuse_unwritable(target, [info.path, *(each.path for each in ingredients)], force=force)
     else:
         refuse_folder(info.path, target, [each.path for each in ingredients], force=force)
-    with output.counting("megabytes merged") as tell:
-        merged = merge_into_base(
-            base, ingredients, target, precision, lambda done, total: tell(done // 10**6, total // 10**6)
-        )
+    with output.counting("megabytes merged", unit=10**6) as tell:
+        merged = merge_into_base(base, ingredients, target, precision, tell)
     if as_json:
         output.data_json(
             {"file": str(target), "base": str(info.path), "layers": merged.layers, "merged": _recipe(ingredients)}
@@ -141,7 +135,7 @@ def _report(combined: "Combined", ingredients: "Sequence[Ingredient]", *, as_jso
         )
         return
     rows = [
-        ("file", f"{combined.out} ({spoken_bytes(combined.out.stat().st_size)})"),
+        file_row(combined.out),
         *_ingredient_rows(ingredients),
         *(("modules", f"{count}: {_FORMS[form]}") for form, count in sorted(combined.forms.items())),
     ]

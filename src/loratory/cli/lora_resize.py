@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from loratory.cli import output
-from loratory.cli.lora_rank import cut_rows, cuts_json, output_options, print_rows, rank_options, rank_rules
+from loratory.cli.lora_output import file_row, output_options, print_rows
+from loratory.cli.lora_rank import Ranks, cut_rows, cuts_json, rank_options
 from loratory.wording import spoken_bytes
 
 if TYPE_CHECKING:
@@ -20,11 +21,7 @@ if TYPE_CHECKING:
 def resize(
     file: Path,
     target: Path,
-    rank: int | None,
-    conv_rank: int | None,
-    sv_ratio: float | None,
-    sv_fro: float | None,
-    sv_cumulative: float | None,
+    ranks: Ranks,
     precision: "SavePrecision | None",
     force: bool,
     as_json: bool,
@@ -38,17 +35,17 @@ def resize(
     from loratory.adapters.tools.resize import resize_file
     from loratory.adapters.tools.results import refuse_unwritable
 
-    rule, conv_rule = rank_rules(rank, conv_rank, sv_ratio, sv_fro, sv_cumulative)
+    rule, conv_rule = ranks.rules()
     refuse_unwritable(target, [file], force=force)
     remove_leftovers(target)
+    size_bytes = file.stat().st_size
     with output.counting("resizing modules") as progress:
         resized = resize_file(file, target, rule, conv_rule, precision, progress)
     if as_json:
         output.data_json({"file": str(target), "untouched": resized.others, **cuts_json(resized.modules)})
         return
-    before, after = file.stat().st_size, target.stat().st_size
     left = sum(module.rank == module.full_rank for module in resized.modules)
-    rows = [("file", f"{target} ({spoken_bytes(after)}, from {spoken_bytes(before)})"), *cut_rows(resized.modules)]
+    rows = [file_row(target, f", from {spoken_bytes(size_bytes)}"), *cut_rows(resized.modules)]
     if left:
         rows.append(("unchanged", f"{left} of {len(resized.modules)} modules, of which nothing was cut"))
     if resized.others:

@@ -21,10 +21,10 @@ def sentence(text: str, indent: str = "") -> None:
         output.data(line)
 
 
-def bar(share: float, width: int) -> str:
+def bar(share: float, width: int, *, ascii_only: bool = False) -> str:
     """A bar of at most `width` cells for a share from 0 to 1; in ASCII where the result has no other characters."""
     share = min(max(share, 0.0), 1.0)
-    if not output.is_unicode():
+    if ascii_only or not output.is_unicode():
         return "#" * round(share * width)
     eighths = round(share * width * 8)
     full, rest = divmod(eighths, 8)

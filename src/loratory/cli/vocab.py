@@ -11,6 +11,7 @@ import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from loratory.cli import output
+from loratory.cli.numbers import FiniteRange
 from loratory.cli.progress import LINE_EVERY_S, POLL_EVERY_S
 from loratory.errors import FAILED, LoratoryError
 from loratory.tags.vocabulary import fetch as fetching
@@ -76,8 +77,8 @@ def add_command(files: tuple[Path, ...], site: Site | None, replace: bool, min_p
 @click.argument("site", type=click.Choice(list(fetching.BASE_URLS)))
 @click.option("--what", metavar="TABLES", default=",".join(fetching.TABLES), show_default=True)
 @click.option("--min-posts", type=click.IntRange(min=1), default=1, show_default=True, help="Leave out rarer tags.")
-@click.option("--delay", "delay_s", type=click.FloatRange(min=1), default=1, help="Seconds between requests to an API.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), default=30, help="Seconds of silence to bear.")
+@click.option("--delay", "delay_s", type=FiniteRange(min=1), default=1, help="Seconds between requests to an API.")
+@click.option("--timeout", "timeout_s", type=FiniteRange(min=0.1), default=30, help="Seconds of silence to bear.")
 @click.option("--base-url", metavar="URL", help="Another server with the same paths, such as a mirror.")
 def fetch_command(
     site: fetching.FetchedSite, what: str, min_posts: int, delay_s: float, timeout_s: float, base_url: str | None

@@ -147,8 +147,9 @@ def extract_lora(
                 modules.append(module)
         progress(total, total)
         if not modules:
+            by = f" by more than {extraction.min_difference:g}" if extraction.min_difference else ""
             raise LoratoryError(
-                f"{base.info.path} and {tuned.info.path} do not differ in any layer that an adapter has a module for."
+                f"{base.info.path} and {tuned.info.path} do not differ{by} in any layer that an adapter has a module for."
             )
         metadata = _common_metadata(base, tuned, _told(extraction)) | {
             "ss_network_module": "networks.lora",
