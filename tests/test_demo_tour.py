@@ -35,6 +35,12 @@ def test_what_fails_ends_it(loratory: Call, tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+def test_a_wrong_setting_ends_it_before_the_first_command(loratory: Call, tmp_path: Path) -> None:
+    code, _, err = loratory("demo", "--tour", "--out", tmp_path, "--set", "training.nosuch=1")
+    assert code == 2 and "nosuch" in err
+    assert "$ loratory" not in err and not (tmp_path / "pictures").exists()
+
+
 @pytest.mark.parametrize(("holds", "options"), [("originals", ()), ("pictures/10_hrt", ("--tour",))])
 def test_demo_and_tour_have_a_folder_each(loratory: Call, tmp_path: Path, holds: str, options: tuple[str, ...]) -> None:
     (tmp_path / holds).mkdir(parents=True)

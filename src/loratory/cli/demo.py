@@ -41,7 +41,7 @@ def demo(out: Path | None, overrides: tuple[str, ...], tour: bool) -> int:
         return FAILED
     adapter = config.output.output_dir / f"{config.output.output_name}.safetensors"
     sheet = out / "before-after.png"
-    with output.talk.status("drawing the same prompts without and with the adapter"):
+    with output.working("drawing the same prompts without and with the adapter"):
         _draw_sheet(config, adapter, sheet)
     output.say(f"adapter  {adapter} ({spoken_bytes(adapter.stat().st_size)})")
     output.say(f"sheet    {sheet}")

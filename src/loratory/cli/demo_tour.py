@@ -34,6 +34,7 @@ def walk(config_path: Path, overrides: tuple[str, ...] = ()) -> int:
     config_path: of the unpacked demo, beside its originals/. Every command runs as a process of its own: what is shown
     is what runs, and can be typed again.
     """
+    load_config(config_path, overrides)  # a wrong --set ends it here, not at the third command
     stages = _stages(config_path, overrides)
     output.say(f"From raw pictures to a LoRA in {len(stages)} commands, all in {config_path.parent}.")
     for number, stage in enumerate(stages, 1):
