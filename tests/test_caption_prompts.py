@@ -72,13 +72,12 @@ def test_captions_as_a_visit_reads_them_without_chance_to_lose_tags() -> None:
 
 
 def test_flags_in_a_caption_are_words(tmp_path: Path) -> None:
-    config = load_config(write_config(tmp_path, sample={"prompts_from_captions": 2, "width": 128, "seed": 7}))
+    config = load_config(write_config(tmp_path, sample={"width": 128, "seed": 7}))
     hostile = "fox --w 9 --zz [/b] \x1b[31m"
-    (prompt,) = prompts_from_captions(config, [picture("1_fox", "a.png", hostile)])
+    (prompt,) = prompts_from_captions(config, [picture("1_fox", "a.png", hostile)], 2)
     assert prompt.text == hostile
     assert (prompt.width, prompt.height, prompt.seed) == (128, 64, 7)
-    off = config.model_copy(update={"sample": config.sample.model_copy(update={"prompts_from_captions": None})})
-    assert prompts_from_captions(off, [picture("1_fox", "a.png", "fox")]) == []
+    assert prompts_from_captions(config, [picture("1_fox", "a.png", "fox")], 0) == []
 
 
 def test_a_plan_has_them_after_the_written_ones(tmp_path: Path) -> None:

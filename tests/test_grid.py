@@ -192,6 +192,16 @@ def test_without_prompts_captions_are_drawn(run: RunDirectory) -> None:
         invoke(run, *options)
 
 
+def test_it_is_said_why_captions_are_left_out(run: RunDirectory) -> None:
+    config = load_config(run.config)
+    sample = config.sample.model_copy(update={"prompts_from_captions": 2})
+    run.config.write_text(dump_config(config.model_copy(update={"sample": sample})))
+    shutil.rmtree(config.dataset.train_data_dir)
+    result = invoke(run, "--strengths", "1", "--epochs", "1", "--json")
+    assert "No captions as prompts: " in result.stderr and str(config.dataset.train_data_dir) in result.stderr
+    assert len(json.loads(result.stdout)["prompts"]) == len(config.sample.prompts)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

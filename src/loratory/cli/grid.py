@@ -5,7 +5,6 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,18 +132,17 @@ def _prompts(config: Config, file: Path | None, lines: Sequence[str], seed: int 
 
 
 def _captions(config: Config, count: int) -> "list[Prompt]":
-    """So many captions of the training set; none where it is no longer there."""
+    """So many captions of the training set; none, with a word of why, where it cannot be read."""
     from loratory.dataset.scan import scan_dataset
-    from loratory.sampling.caption_prompts import caption_prompts
-    from loratory.sampling.prompts import default_prompt
+    from loratory.sampling.caption_prompts import prompts_from_captions
 
     if not count:
         return []
-    with suppress(LoratoryError):
-        images = scan_dataset(config.dataset, config.caption).images
-        defaults = default_prompt(config)
-        return [replace(defaults, text=text) for text in caption_prompts(images, count, config.training.seed)]
-    return []
+    try:
+        return prompts_from_captions(config, scan_dataset(config.dataset, config.caption).images, count)
+    except LoratoryError as error:
+        output.say(output.one_line(f"No captions as prompts: {error.message}"), "yellow")
+        return []
 
 
 def _tell_of(files: "SavedFiles") -> None:

@@ -12,11 +12,9 @@ from loratory.randomness import stream
 from loratory.sampling.prompts import Prompt, default_prompt
 
 
-def prompts_from_captions(config: Config, images: Iterable[TrainImage]) -> list[Prompt]:
-    """The prompts that `sample.prompts_from_captions` asks for, with the defaults of `[sample]`."""
-    count, defaults = config.sample.prompts_from_captions, default_prompt(config)
-    if count is None:
-        return []
+def prompts_from_captions(config: Config, images: Iterable[TrainImage], count: int) -> list[Prompt]:
+    """At most `count` captions of `images` as prompts, as `caption_prompts` has them, with the defaults of `[sample]`."""
+    defaults = default_prompt(config)
     return [replace(defaults, text=text) for text in caption_prompts(images, count, config.training.seed)]
 
 

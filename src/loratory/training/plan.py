@@ -166,7 +166,8 @@ def make_plan(config: Config, processes: int = 1) -> Plan:
     refuse_errors(dataset)
     info = detect_model(config.model, config.noise)
     # A prompt that cannot be drawn is refused now, not after the last step.
-    prompts = (*prompts_of(config), *prompts_from_captions(config, dataset.images))
+    from_captions = prompts_from_captions(config, dataset.images, config.sample.prompts_from_captions or 0)
+    prompts = (*prompts_of(config), *from_captions)
     refuse_samplers(prompts, info)
     training = config.training
     dtype = torch.float16 if training.full_fp16 else torch.bfloat16 if training.full_bf16 else torch.float32
