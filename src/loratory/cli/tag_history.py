@@ -31,7 +31,7 @@ def undo(directory: Path, batch: int | None) -> int:
     journal = _journal(directory)
     with output.working("undoing"):
         outcome = journal.undo(batch)
-    return _say_outcome(journal, outcome, "undone", f"`loratory tag redo {_quoted(directory)}` does it again")
+    return _say_outcome(journal, outcome, "undone", f"`loratory tag redo {typed(directory)}` does it again")
 
 
 @click.command(short_help="Do again what the last undo took back.")
@@ -41,7 +41,7 @@ def redo(directory: Path) -> int:
     journal = _journal(directory)
     with output.working("doing it again"):
         outcome = journal.redo()
-    return _say_outcome(journal, outcome, "done again", f"`loratory tag undo {_quoted(directory)}` undoes it")
+    return _say_outcome(journal, outcome, "done again", f"`loratory tag undo {typed(directory)}` undoes it")
 
 
 @click.command(short_help="Every edit so far, with its number.")
@@ -69,7 +69,7 @@ def history(directory: Path, as_json: bool) -> None:
         lines = "A line" if damaged == 1 else f"{damaged} lines"
         output.say(f"{lines} of {journal.root / '.loratory' / 'journal.jsonl'} cannot be read; what they told is lost.")
     if journal.pending() is not None:
-        output.say(f"The last one was cut short: `loratory tag recover {_quoted(directory)} --finish` completes it.")
+        output.say(f"The last one was cut short: `loratory tag recover {typed(directory)} --finish` completes it.")
 
 
 @click.command(short_help="Print what an edit changed, as a patch.")
@@ -123,7 +123,3 @@ def _say_outcome(journal: "Journal", outcome: "Outcome", done: str, next_step: s
 
 def _state(batch: "Batch") -> str:
     return "cut short" if batch.state == "begun" else "undone" if batch.undone else batch.state.replace("done", "")
-
-
-def _quoted(directory: Path) -> str:
-    return typed(directory)
