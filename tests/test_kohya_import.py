@@ -226,6 +226,13 @@ def test_what_cannot_be_carried_out_is_important(tmp_path: Path, fields: dict[st
     reloaded(imported, tmp_path)
 
 
+@pytest.mark.parametrize("off", [False, 0, 0.0, "FALSE", "false ", "0", "0.0"])
+def test_a_switch_that_is_off_is_off_however_it_is_spelt(tmp_path: Path, off: object) -> None:
+    imported = gui(tmp_path, multi_gpu=off, loraplus_lr_ratio=off)
+    assert (entry(imported, "multi_gpu").outcome, entry(imported, "loraplus_lr_ratio").reason) == ("ignored", "off")
+    assert imported.is_faithful
+
+
 def test_a_shell_script() -> None:
     imported = import_file(DATA / "train.sh")
     config = imported.config

@@ -11,7 +11,7 @@ from loratory.config.kohya.rates import translate_rates
 from loratory.config.kohya.report import Given
 from loratory.config.kohya.settings import IGNORED, REFUSED, SD_DEFAULTS, SETTING_OF
 from loratory.config.kohya.translation import Translation
-from loratory.config.kohya.values import is_empty, whole, writable
+from loratory.config.kohya.values import is_empty, is_off, whole, writable
 from loratory.config.schema import Scheduler, parse_arguments
 from loratory.config.toml_files import expanded
 from loratory.errors import LoratoryError
@@ -246,19 +246,19 @@ def _translate_others(arguments: dict[str, Given], to: Translation, *, is_sdxl: 
         elif name == "save_model_as":
             is_ours = str(each.value).lower() == "safetensors"
             to.put(each, "output.save_model_as", "safetensors", "" if is_ours else "pickle files are not written")
-        elif name in _OPTIONAL_RATIOS and str(each.value) in ("0", "0.0"):
+        elif name in _OPTIONAL_RATIOS and is_off(each.value):
             to.drop(each, "off")
         elif name == "caption_extension" and not str(each.value).startswith("."):
             to.put(each, "caption.caption_extension", f".{str(each.value).strip()}", "an ending has its dot here")
         elif name == "bucket_reso_steps":
             _translate_bucket_steps(each, to)
-        elif name == "cache_text_encoder_outputs" and str(each.value).lower() in ("false", "0"):
+        elif name == "cache_text_encoder_outputs" and is_off(each.value):
             to.drop(each, "captions are kept whenever that changes nothing")
         elif name in SETTING_OF:
             to.put(each, SETTING_OF[name])
         elif name in IGNORED:
             to.drop(each, IGNORED[name])
-        elif each.value in (0, False, "0", "false", "False"):
+        elif is_off(each.value):
             to.drop(each, "off")
         elif name in REFUSED:
             to.refuse(each, REFUSED[name])

@@ -7,7 +7,7 @@ from loratory.config.kohya.network_sizes import fill_in_convolutions, size, tran
 from loratory.config.kohya.report import Given
 from loratory.config.kohya.settings import NETWORK_ARGS, OTHER_PRESETS, REFUSED_ARGS, SUPERFLUOUS_ARGS
 from loratory.config.kohya.translation import Translation
-from loratory.config.kohya.values import is_empty, writable
+from loratory.config.kohya.values import is_empty, is_off, writable
 from loratory.config.schema.network import OF_BLOCKS, USED_BY, WITHOUT_CONVOLUTIONS, LycorisPreset
 
 OWN_NETWORK = "a LyCORIS type of Loratory"
@@ -164,15 +164,15 @@ def _translate_preset(each: Given, kind: str, to: Translation) -> None:
 def _translate_item(name: str, each: Given, kind: str, to: Translation) -> None:
     if name in SUPERFLUOUS_ARGS:
         to.drop(each, SUPERFLUOUS_ARGS[name])
-    elif name in REFUSED_ARGS and str(each.value).strip().lower() in ("false", "0"):
+    elif name in REFUSED_ARGS and is_off(each.value):
         to.drop(each, "off")
     elif name in REFUSED_ARGS:
         to.refuse(each, REFUSED_ARGS[name])
     elif name not in NETWORK_ARGS:
         to.refuse(each, "not known here", important=False)
-    elif name.startswith("loraplus") and str(each.value) in ("0", "0.0"):
+    elif name.startswith("loraplus") and is_off(each.value):
         to.drop(each, "off")
-    elif (kind, name) in _ONLY_THERE and str(each.value).strip().lower() not in ("0", "0.0", "false"):
+    elif (kind, name) in _ONLY_THERE and not is_off(each.value):
         to.refuse(each, _ONLY_THERE[kind, name])
     else:
         to.put(each, NETWORK_ARGS[name])

@@ -60,6 +60,11 @@ def flag(value: object) -> bool:
     raise ValueError("must be true or false")
 
 
+def is_off(value: object) -> bool:
+    """Whether a value switches something off: false or 0, as text too."""
+    return str(value).strip().lower() in ("false", "0", "0.0")
+
+
 def is_empty(value: object) -> bool:
     """Whether a value says nothing: none, empty text, an empty list."""
     if isinstance(value, str):
