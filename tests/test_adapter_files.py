@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from loratory.adapters.files import read_adapter, save_adapter
 from loratory.adapters.inject import inject
 from loratory.adapters.self_check import compare_with_live
 from loratory.adapters.summary import inspect_file
+from loratory.adapters.tools.convert import rename
 from loratory.adapters.verify import verify_file
 from loratory.config.schema import NetworkSettings
 from loratory.errors import LoratoryError
@@ -124,6 +126,23 @@ def test_metadata_that_is_not_unicode_does_not_stop_a_save(tmp_path, state):
     assert read_adapter(path).metadata["ss_output_name"] == "fox?"
 
 
+def test_a_name_that_is_not_utf_8_is_written_and_read(tmp_path):
+    adapter = make_adapter()
+    path = tmp_path / os.fsdecode(b"caf\xe9.safetensors")
+    save_adapter(path, adapter.kohya_state_dict(), {"modelspec.title": path.stem, **TRAINING}, "float")
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    found = read_adapter(path)
+    assert found.metadata.items() >= TRAINING.items()
+    assert all(torch.equal(found.state_dict[name], tensor) for name, tensor in adapter.kohya_state_dict().items())
+    assert compare_with_live(path, adapter) == 0.0
+    assert verify_file(path) == []
+    assert inspect_file(path).hashes == "ok"
+    renamed = path.with_name(os.fsdecode(b"\xff.safetensors"))
+    assert rename(path, renamed, "diffusers", family="sd1").modules == len(adapter.layers)
+    assert rename(renamed, path, "kohya", family="sd1").modules == len(adapter.layers)
+    assert compare_with_live(path, adapter) == 0.0
+
+
 def test_a_full_disk_is_an_error_and_leaves_the_old_file(tmp_path, state, monkeypatch):
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"old")
@@ -177,6 +196,15 @@ def text(path):
     path.write_text("not this")
 
 
+def overlapping(path):
+    save_file(module_state(), path)
+    length, content = int.from_bytes(path.read_bytes()[:8], "little"), path.read_bytes()
+    header = json.loads(content[8 : 8 + length])
+    header["lora_unet_mid_block_attentions_0_proj_in.alpha"]["data_offsets"] = [4, 8]
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+
+
 def truncated(path):
     save_file(module_state(), path)
     path.write_bytes(path.read_bytes()[:-10])
@@ -194,6 +222,7 @@ def truncated(path):
         (torch_archive, "pickle"),
         (text, "not a safetensors file"),
         (truncated, "cut short"),
+        (overlapping, "cannot be read"),
     ],
 )
 def test_other_files_get_a_plain_answer(tmp_path, make, message):

@@ -689,6 +689,16 @@ def test_a_damaged_base_model_is_told_from_a_damaged_adapter(tmp_path: Path, bas
         merge_into_base(tmp_path / "base.safetensors", [Ingredient(path)], tmp_path / "m.safetensors")
 
 
+def test_a_base_model_with_a_name_that_is_not_utf_8_is_told_so(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    path = adapter(tmp_path / f"{name}.safetensors", "sd1", "lora")
+    with pytest.raises(LoratoryError, match="this name is not valid UTF-8") as caught:
+        merge_into_base(tiny_model(tmp_path / name, "sd1"), [Ingredient(path)], tmp_path / "m")
+    assert caught.value.hint == "Rename the model."
+    merge_into_base(shared_tiny_model("sd1"), [Ingredient(path)], tmp_path / f"m{name}")
+    assert {path.name for path in tmp_path.iterdir()} == {name, f"{name}.safetensors", f"m{name}"}
+
+
 @pytest.mark.parametrize("layout", ["file", "folder"])
 def test_a_full_disk_gives_a_sentence_and_leaves_what_was_there(
     tmp_path: Path, bases: Any, layout: str, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from safetensors import SafetensorError, safe_open
+
+from loratory.errors import LoratoryError
+
 _LEGACY_START = 0x100000
 _LEGACY_BYTES = 0x10000
 _READ_BYTES = 1 << 20
@@ -54,6 +58,16 @@ def stored_tensors(path: Path) -> tuple[list[StoredTensor], int]:
         for name, entry in listing.items()
     ]
     return sorted(tensors, key=lambda tensor: (tensor.start, tensor.name)), 8 + length
+
+
+def check_container(path: Path) -> None:
+    """Raises LoratoryError for a header that the safetensors library would refuse: impossible shapes, places, types."""
+    try:
+        # Not "pt": for torch the library refuses file names that are not UTF-8.
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise LoratoryError(f"{path} cannot be read: {error}.", hint="Download or copy it again.") from error
 
 
 class Hashes(NamedTuple):

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from loratory.adapters.container import StoredTensor, content_hashes, header_bytes
 from loratory.adapters.roles import ALPHA, DORA_SCALE, RESCALE, refuse_other_files
+from loratory.adapters.tools.stream import TensorFile
 from loratory.atomic import replacing
 from loratory.errors import FAILED, LoratoryError
-from loratory.models.header import read_header
 
 SavePrecision = Literal["fp16", "bf16", "float"]
 
@@ -90,9 +88,6 @@ def read_adapter(path: Path) -> AdapterFile:
     Raises LoratoryError when the file is missing, cut short, a pickle, not safetensors, or no adapter in kohya naming
     (a base model, or an adapter in diffusers naming).
     """
-    header = read_header(path)
-    refuse_other_files(path, header.tensors)
-    try:
-        return AdapterFile(load_file(path), dict(header.metadata))
-    except (SafetensorError, OSError) as error:
-        raise LoratoryError(f"{path} cannot be read: {error}.", hint="Download or copy it again.") from error
+    with TensorFile(path) as file:
+        refuse_other_files(path, file.header.tensors)
+        return AdapterFile(file.read_all(), dict(file.header.metadata))

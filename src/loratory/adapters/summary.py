@@ -9,14 +9,11 @@ from math import prod
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from safetensors import SafetensorError, safe_open
-
-from loratory.adapters.container import StoredTensor, file_hashes, stored_tensors
+from loratory.adapters.container import StoredTensor, check_container, file_hashes, stored_tensors
 from loratory.adapters.keys import Component, Family, key_component
 from loratory.adapters.layout import guess_family, is_kernel_module
 from loratory.adapters.roles import ALPHA, kind_of, refuse_other_files, split_name
 from loratory.adapters.shapes import ModuleForm, module_form
-from loratory.errors import LoratoryError
 from loratory.models.header import read_header
 
 _Value = TypeVar("_Value", bound=Hashable)
@@ -91,7 +88,7 @@ def read_modules(path: Path) -> list[Module]:
     """The modules of an adapter file, by key; raises LoratoryError for what `read_adapter` would refuse."""
     header = read_header(path)
     refuse_other_files(path, header.tensors)
-    _check_container(path)
+    check_container(path)
     tensors, data_start = stored_tensors(path)
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     alphas: dict[str, float | None] = {}
@@ -105,15 +102,6 @@ def read_modules(path: Path) -> list[Module]:
     return [
         Module(key, key_component(key), own, module_form(own), alphas.get(key)) for key, own in sorted(shapes.items())
     ]
-
-
-def _check_container(path: Path) -> None:
-    """Raises LoratoryError for a header that the safetensors library would refuse: impossible shapes, places, types."""
-    try:
-        with safe_open(path, framework="numpy"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise LoratoryError(f"{path} cannot be read: {error}.", hint="Download or copy it again.") from error
 
 
 def inspect_file(path: Path, *, check_hash: bool = True) -> AdapterSummary:

@@ -58,8 +58,13 @@ class Layer(NamedTuple):
 def find_model(base: Path | str) -> ModelInfo:
     """What the base model at `base` is: a .safetensors checkpoint, a diffusers folder, or anything a config may name.
 
-    Raises LoratoryError as `detect_model` does; a checkpoint without a VAE is accepted.
+    Raises LoratoryError as `detect_model` does, and for a name that no config may hold; a checkpoint without a VAE is
+    accepted.
     """
+    try:
+        str(base).encode()
+    except UnicodeEncodeError as error:
+        raise LoratoryError(f"{base}: this name is not valid UTF-8.", hint="Rename the model.") from error
     # The VAE setting is what allows a file to have none. Adapters do not touch the VAE.
     settings = ModelSettings(pretrained_model_name_or_path=str(base), vae=Path(base))
     try:

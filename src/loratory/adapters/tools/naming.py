@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from loratory.adapters.keys import (
@@ -28,8 +26,8 @@ from loratory.adapters.keys import (
 )
 from loratory.adapters.layout import family_of, guess_family
 from loratory.adapters.roles import ALPHA, DORA_SCALE, LORA_DOWN, LORA_UP, refuse_other_files, split_name
+from loratory.adapters.tools.stream import TensorFile
 from loratory.errors import LoratoryError
-from loratory.models.header import read_header
 
 Naming = Literal["kohya", "kohya-diffusers", "diffusers"]
 
@@ -196,14 +194,12 @@ def read_named_adapter(path: Path) -> NamedAdapter:
     as diffusers reads it. Raises LoratoryError as `files.read_adapter` does, for a module that no Stable Diffusion
     model has, naming it, and for one that has two names.
     """
-    header = read_header(path)
-    is_diffusers = is_diffusers_naming(header.tensors)
-    if not is_diffusers:
-        refuse_other_files(path, header.tensors)
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise LoratoryError(f"{path} cannot be read: {error}.", hint="Download or copy it again.") from error
+    with TensorFile(path) as file:
+        header = file.header
+        is_diffusers = is_diffusers_naming(header.tensors)
+        if not is_diffusers:
+            refuse_other_files(path, header.tensors)
+        tensors = file.read_all()
     modules: Modules = {}
     names: dict[tuple[ModuleName, str], str] = {}
     is_original = False

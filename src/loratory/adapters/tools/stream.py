@@ -15,7 +15,13 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from loratory.adapters.container import StoredTensor, content_hashes, header_bytes, stored_tensors
+from loratory.adapters.container import (
+    StoredTensor,
+    check_container,
+    content_hashes,
+    header_bytes,
+    stored_tensors,
+)
 from loratory.atomic import replacing
 from loratory.errors import FAILED, LoratoryError
 from loratory.models.header import Header, read_header
@@ -79,10 +85,19 @@ class TensorFile:
         if not size_bytes:
             return torch.empty(stored.shape, dtype=dtype)
         flat = torch.empty(size_bytes, dtype=torch.uint8)
-        self._file.seek(self._data_start + stored.start)
-        if self._file.readinto(flat.numpy().data) != size_bytes:
+        try:
+            self._file.seek(self._data_start + stored.start)
+            read_bytes = self._file.readinto(flat.numpy().data)
+        except OSError as error:
+            raise LoratoryError(f"{self.path} cannot be read: {error.strerror or error}.") from error
+        if read_bytes != size_bytes:
             raise _changed(self.path)
         return flat.view(dtype).reshape(stored.shape)
+
+    def read_all(self) -> dict[str, Tensor]:
+        """Every tensor as `read` gives it, by name. Raises LoratoryError also as `check_container` does."""
+        check_container(self.path)
+        return {name: self.read(name) for name in self.tensors}
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The bytes of the tensor as they are, at most `CHUNK_BYTES` at a time."""
