@@ -320,6 +320,50 @@ def test_sd_scripts_own_types_have_convolutions_only_when_told(tmp_path: Path) -
     assert next(each for each in imported.entries if each.key.endswith("block_dims")).outcome == "ignored"
 
 
+OF_LYCORIS = (
+    "algo=loha preset=attn-mlp rs_lora=True dora_wd=True wd_on_output=False use_cp=True use_conv_cp=True "
+    "use_scalar=True train_norm=True rank_dropout_scale=True full_matrix=True decompose_both=True constraint=0.1 "
+    "constrain=0.1 rescaled=True block_size=2 dropout=0.3 exclude_name=x unbalanced_factorization=True"
+)
+
+
+@pytest.mark.parametrize(
+    ("module", "own", "unused"),
+    [
+        ("networks.lora", "conv_dim=8 conv_alpha=2 rank_dropout=0.1", "factor=4 unit=2 use_tucker=True"),
+        ("networks.lora", "", "factor=4 unit=2 use_tucker=True"),
+        ("networks.dylora", "conv_dim=8 unit=2 loraplus_lr_ratio=4", "factor=4 rank_dropout=0.1 mid_lr_weight=0.5"),
+        ("networks.loha", "conv_dim=4 use_tucker=True module_dropout=0.1", "factor=4 unit=2 block_alphas=1,2"),
+        ("networks.lokr", "use_tucker=True conv_dim=4 factor=4", "unit=2 block_dims=1,2"),
+    ],
+)
+def test_what_a_module_of_sd_scripts_does_not_use_does_nothing(
+    tmp_path: Path, module: str, own: str, unused: str
+) -> None:
+    start = f"python train_network.py --network_module {module} --network_dim 8 --network_args {own}"
+    unused = f"{OF_LYCORIS} {unused}"
+    imported, plain = command(tmp_path, f"{start} {unused} --seed 1"), command(tmp_path, f"{start} --seed 1")
+    assert imported.config == plain.config
+    assert imported.is_faithful
+    for item in unused.split():
+        found = next(each for each in imported.entries if each.key.endswith(f".{item.partition('=')[0]}"))
+        assert (found.outcome, found.reason) == ("ignored", f"{module} does not use it")
+
+
+def test_dylora_of_sd_scripts_has_one_alpha_and_no_dropout(tmp_path: Path) -> None:
+    start = "python train_network.py --network_module networks.dylora --network_dim 8 --network_alpha 2 --seed 1"
+    imported = command(tmp_path, f"{start} --network_dropout 0.1 --network_args conv_dim=8 conv_alpha=4")
+    network = imported.config.network
+    assert (network.conv_dim, network.conv_alpha, network.network_dropout) == (8, 2.0, 0.0)
+    assert entry(imported, "--network_dropout").outcome == "ignored"
+
+
+def test_lora_fa_is_read_with_the_blocks_of_networks_lora(tmp_path: Path) -> None:
+    start = "python train_network.py --network_module networks.lora_fa --network_args"
+    network = command(tmp_path, f"{start} block_dims={','.join(['2'] * 25)} rs_lora=True").config.network
+    assert (network.block_dims, network.rs_lora) == ((2,) * 25, False)
+
+
 def test_lycoris_takes_what_is_missing_for_convolutions_from_the_network(tmp_path: Path) -> None:
     start = "python train_network.py --network_module lycoris.kohya --network_dim 8 --network_alpha 2 --seed 1"
     neither = command(tmp_path, f"{start} --network_args algo=loha").config.network

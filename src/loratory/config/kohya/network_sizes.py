@@ -13,8 +13,9 @@ _OF_EACH_LAYER = "Dynamic"
 
 
 def fill_in_convolutions(kind: str, items: dict[str, Given], arguments: dict[str, Given]) -> None:
-    """LyCORIS gives convolutions the network's own rank and alpha where it is told one of the two alone; here
-    `conv_alpha` has a default of its own, and does nothing without a rank."""
+    """LyCORIS gives convolutions the network's own rank and alpha where it is told one of the two alone, and DyLoRA of
+    sd-scripts the network's alpha always; here `conv_alpha` has a default of its own, and does nothing without a rank.
+    """
     for name, other, source in (
         ("conv_dim", "conv_alpha", "network_dim"),
         ("conv_alpha", "conv_dim", "network_alpha"),

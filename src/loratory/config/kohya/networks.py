@@ -5,7 +5,7 @@ from typing import get_args
 
 from loratory.config.kohya.network_sizes import fill_in_convolutions, size, translate_sizes
 from loratory.config.kohya.report import Given
-from loratory.config.kohya.settings import NETWORK_ARGS, OTHER_PRESETS, REFUSED_ARGS, SUPERFLUOUS_ARGS
+from loratory.config.kohya.settings import NETWORK_ARGS, OTHER_PRESETS, REFUSED_ARGS, SUPERFLUOUS_ARGS, is_unused
 from loratory.config.kohya.translation import Translation
 from loratory.config.kohya.values import is_empty, is_off, writable
 from loratory.config.schema.network import OF_BLOCKS, USED_BY, WITHOUT_CONVOLUTIONS, LycorisPreset
@@ -52,19 +52,28 @@ def translate_network(arguments: dict[str, Given], network: Mapping[str, Given],
     module = arguments.pop("network_module", Given("", "networks.lora"))
     name = str(module.value).strip()
     is_lycoris = name in LYCORIS | {OWN_NETWORK}
+    _without_unused(name, items, arguments, to)
     kind = _lycoris_type(module, items, to) if is_lycoris else _native_type(module, items, to)
     to.settings["network.network_type"] = kind
-    if name not in ("networks.lora", OWN_NETWORK):
-        for key in [key for key in items if key in OF_BLOCKS]:
-            to.drop(items.pop(key), f"{'LyCORIS' if is_lycoris else name} has no such argument")
     if is_lycoris:
         fill_in_convolutions(kind, items, arguments)
     else:
-        _native_defaults(kind, items, to)
+        _native_defaults(kind, items, arguments)
     _translate_layers(kind, items, to)
     translate_sizes(kind, items, arguments, to)
     for key, each in items.items():
         _translate_item(key, each, kind, to)
+
+
+def _without_unused(module: str, items: dict[str, Given], arguments: dict[str, Given], to: Translation) -> None:
+    """Takes out what the module knows nothing of, so that it does nothing here either."""
+    for name in list(items):
+        if is_unused(name, module):
+            to.drop(items.pop(name), f"{module} does not use it")
+        elif name in OF_BLOCKS and module in LYCORIS:
+            to.drop(items.pop(name), "LyCORIS has no such argument")
+    if module == "networks.dylora" and "network_dropout" in arguments:
+        to.drop(arguments.pop("network_dropout"), f"{module} does not use it")
 
 
 def _native_type(module: Given, items: dict[str, Given], to: Translation) -> str:
@@ -123,13 +132,14 @@ def _without_conv_items(items: dict[str, Given], to: Translation, reason: str) -
             to.drop(items.pop(name), reason)
 
 
-def _native_defaults(kind: str, items: dict[str, Given], to: Translation) -> None:
+def _native_defaults(kind: str, items: dict[str, Given], arguments: dict[str, Given]) -> None:
     """What sd-scripts' own modules do without being told, or always, and the types here do not."""
     if kind in ("lora", "locon"):
         return
     items.setdefault("conv_dim", Given("", 0))
     if kind == "dylora":
         items.setdefault("unit", Given("", 1))
+        fill_in_convolutions(kind, items, arguments)
     elif "rank_dropout" in items:
         items.setdefault("rank_dropout_scale", Given("", True))
 

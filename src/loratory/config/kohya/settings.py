@@ -1,6 +1,6 @@
 """Which argument of sd-scripts is which setting here, and what the arguments without one are."""
 
-from loratory.config.schema.network import LycorisPreset
+from loratory.config.schema.network import OF_BLOCKS, LycorisPreset
 
 
 def names(text: str) -> list[str]:
@@ -86,6 +86,19 @@ NETWORK_ARGS: dict[str, str] = {
 OTHER_PRESETS: dict[LycorisPreset, str] = {"transformer-only": "unet-transformer-only"}
 """LyCORIS' names of the selections of layers that have another one here."""
 
+_LORA_PLUS = frozenset(name for name in NETWORK_ARGS if name.startswith("loraplus"))
+_LOW_RANK = frozenset(names("conv_dim conv_alpha rank_dropout module_dropout"))
+
+NATIVE_ARGS: dict[str, frozenset[str]] = {
+    "networks.lora": _LOW_RANK | _LORA_PLUS | set(OF_BLOCKS),
+    "networks.lora_fa": _LOW_RANK | set(OF_BLOCKS),
+    # Its convolutions have the alpha of the network, whatever conv_alpha says.
+    "networks.dylora": frozenset({"conv_dim", "unit"}) | _LORA_PLUS,
+    "networks.loha": _LOW_RANK | {"use_tucker"} | _LORA_PLUS,
+    "networks.lokr": _LOW_RANK | {"use_tucker", "factor"} | _LORA_PLUS,
+}
+"""Those that each of sd-scripts' own modules uses. It takes any other without a word, to no effect."""
+
 SUPERFLUOUS_ARGS: dict[str, str] = {
     "bypass_mode": "the fast way is taken by itself wherever it computes the same",
     "disable_conv_cp": "use_tucker decides",
@@ -99,12 +112,23 @@ SUPERFLUOUS_ARGS: dict[str, str] = {
 
 _LAYERS = "the network type and network.lycoris_preset decide which layers are trained, and the block settings how"
 
-REFUSED_ARGS: dict[str, str] = {
-    **dict.fromkeys(names("exclude_patterns include_patterns network_reg_dims network_reg_lrs"), _LAYERS),
+_REFUSED_OF_LYCORIS: dict[str, str] = {
     "exclude_name": _LAYERS,
     "unbalanced_factorization": "LoKr is split evenly in both dimensions; factor sets how",
 }
+
+REFUSED_ARGS: dict[str, str] = {
+    **dict.fromkeys(names("exclude_patterns include_patterns network_reg_dims network_reg_lrs"), _LAYERS),
+    **_REFUSED_OF_LYCORIS,
+}
 """Items of `--network_args` that would change the result and cannot be carried out."""
+
+
+def is_unused(name: str, module: str) -> bool:
+    """Whether one of sd-scripts' own modules passes over an item of `--network_args` that another module uses."""
+    is_known = name in NETWORK_ARGS or name in _REFUSED_OF_LYCORIS
+    return module in NATIVE_ARGS and is_known and name not in NATIVE_ARGS[module]
+
 
 _LOGS = "a run keeps its own log, see `loratory watch`"
 _STATE = "resumable states are always written, see output.state_every_n_steps"
