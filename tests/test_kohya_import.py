@@ -296,6 +296,12 @@ def test_windows_continuations_and_paths(tmp_path: Path) -> None:
         ("algo=loha dora_wd=True rank_dropout=0.1", "rank_dropout", "not honoured", "does not go with DoRA"),
         ("algo=ia3 preset=full", "preset", "not honoured", "a list of layers of its own"),
         ("algo=ia3 preset=ia3", "preset", "ignored", "decides"),
+        ("algo=ia3", "algo", "not honoured", "a list of layers of its own"),
+        ("algo=ia3 preset=", "algo", "not honoured", "a list of layers of its own"),
+        ("algo=ia3 preset=ia3", "algo", "mapped", ""),
+        ("algo=ia3 preset=attn-mlp", "preset", "changed", "a list of layers of its own"),
+        ("algo=ia3 preset=unet-transformer-only", "preset", "changed", "a list of layers of its own"),
+        ("algo=dylora rs_lora=True", "rs_lora", "ignored", "does not use it"),
         ("algo=loha preset=full-lin", "preset", "changed", "without convolutions"),
         ("algo=loha preset=unet-convblock-only", "preset", "not honoured", "no such selection"),
         ("algo=tlora", "algo", "not honoured", "no such algorithm"),
@@ -307,6 +313,15 @@ def test_arguments_of_lycoris(tmp_path: Path, arguments: str, item: str, outcome
     )
     found = next(each for each in imported.entries if each.key.endswith(item))
     assert (found.outcome, reason in found.reason) == (outcome, True)
+
+
+@pytest.mark.parametrize("preset", [{}, {"LyCORIS_preset": "full"}])
+def test_ia3_without_a_preset_is_said_to_differ_as_with_full(tmp_path: Path, preset: dict[str, str]) -> None:
+    imported = gui(tmp_path, LoRA_type="LyCORIS/iA3", **preset)
+    assert imported.config.network.network_type == "ia3"
+    assert not imported.is_faithful
+    assert "a list of layers of its own" in render(imported, "x")
+    assert gui(tmp_path, LoRA_type="LyCORIS/iA3", LyCORIS_preset="ia3").is_faithful
 
 
 def test_sd_scripts_own_types_have_convolutions_only_when_told(tmp_path: Path) -> None:

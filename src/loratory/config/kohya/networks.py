@@ -26,6 +26,8 @@ _LOCON_DIFFERS = "LyCORIS also trains conv_in, conv_out and the time embedding, 
 _NATIVE_DIFFERS = "trained here as in LyCORIS: conv_in, conv_out and the time embedding too"
 _NO_CONVOLUTIONS = "without 3x3 convolutions the transformer blocks are trained"
 _IA3_LAYERS = "iA3 has a list of layers of its own here, that of LyCORIS' preset ia3"
+_IA3_ALONE = f'without a preset LyCORIS takes "full", which scales all layers; {_IA3_LAYERS}'
+_IA3_FEWER = f"LyCORIS scales all of these layers; {_IA3_LAYERS}"
 
 _ONLY_THERE: dict[tuple[str, str], str] = {
     ("full", "rank_dropout"): "full has no ranks to leave out here; module_dropout leaves out whole layers",
@@ -59,7 +61,7 @@ def translate_network(arguments: dict[str, Given], network: Mapping[str, Given],
         fill_in_convolutions(kind, items, arguments)
     else:
         _native_defaults(kind, items, arguments)
-    _translate_layers(kind, items, to)
+    _translate_layers(kind, items, to, is_own=name == OWN_NETWORK)
     translate_sizes(kind, items, arguments, to)
     for key, each in items.items():
         _translate_item(key, each, kind, to)
@@ -112,8 +114,12 @@ def _lycoris_type(module: Given, items: dict[str, Given], to: Translation) -> st
             kind = _without_convolutions(items, to)
     if "dora_wd" in items and kind not in USED_BY["dora_wd"]:
         to.drop(items.pop("dora_wd"), f"LyCORIS does not decompose the weights of {kind} either")
+    if kind == "ia3" and module.value != OWN_NETWORK and not ("preset" in items and items["preset"].key):
+        to.refuse(algorithm, _IA3_ALONE)
     for each in (algorithm, module):
         to.note(each, "changed" if reason else "mapped", "network.network_type", kind, reason)
+    if "rs_lora" in items and kind == "dylora":
+        to.drop(items.pop("rs_lora"), "LyCORIS does not use it for dylora")
     return kind
 
 
@@ -144,10 +150,10 @@ def _native_defaults(kind: str, items: dict[str, Given], arguments: dict[str, Gi
         items.setdefault("rank_dropout_scale", Given("", True))
 
 
-def _translate_layers(kind: str, items: dict[str, Given], to: Translation) -> None:
+def _translate_layers(kind: str, items: dict[str, Given], to: Translation, *, is_own: bool) -> None:
     """Which layers are trained: LyCORIS' preset, and no 3x3 convolutions where `conv_dim` is 0."""
     if "preset" in items:
-        _translate_preset(items.pop("preset"), kind, to)
+        _translate_preset(items.pop("preset"), kind, to, is_own=is_own)
     if kind in ("lora", "ia3") or "conv_dim" not in items or size(items["conv_dim"]) != 0:
         return
     selection = to.settings.get("network.lycoris_preset", "full")
@@ -157,16 +163,18 @@ def _translate_layers(kind: str, items: dict[str, Given], to: Translation) -> No
     _without_conv_items(items, to, "no 3x3 convolutions are trained")
 
 
-def _translate_preset(each: Given, kind: str, to: Translation) -> None:
+def _translate_preset(each: Given, kind: str, to: Translation, *, is_own: bool) -> None:
     name = str(each.value).strip()
+    fewer = _IA3_FEWER if kind == "ia3" and not is_own else ""
     if kind == "ia3" and name == "ia3":
         to.drop(each, "the network type decides")
     elif kind == "ia3" and name == "full":
         to.refuse(each, _IA3_LAYERS)
     elif name in _SELECTIONS:
-        to.put(each, "network.lycoris_preset", name)
+        to.put(each, "network.lycoris_preset", name, fewer)
     elif name in _OTHER_SELECTIONS:
-        to.put(each, "network.lycoris_preset", *_OTHER_SELECTIONS[name])
+        ours, differs = _OTHER_SELECTIONS[name]
+        to.put(each, "network.lycoris_preset", ours, fewer or differs)
     else:
         to.refuse(each, f"no such selection of layers here; they are {', '.join(_SELECTIONS)}")
 
