@@ -204,6 +204,94 @@ def test_what_sd_scripts_cannot_say_is_remarked() -> None:
     assert "max_train_epochs" not in written.config
 
 
+def read_by_networks_lora(arguments: dict[str, Any], count: int) -> list[tuple[float, float]]:
+    """The scale of the linear layers and of the convolutions of each block, as sd-scripts computes it; 0: none."""
+    items = dict(item.split("=", 1) for item in arguments.get("network_args", []))
+    dim, alpha = arguments.get("network_dim", 4), arguments.get("network_alpha", 1.0)
+
+    def listed(key: str, otherwise: float) -> list[float]:
+        return [float(each) for each in items[key].split(",")] if key in items else [otherwise] * count
+
+    dims, alphas = [dim] * count, [alpha] * count
+    conv_dims, conv_alphas = [float(items.get("conv_dim", 0))] * count, [float(items.get("conv_alpha", 1.0))] * count
+    if "block_dims" in items:
+        dims, alphas = listed("block_dims", dim), listed("block_alphas", alpha)
+        if "conv_block_dims" in items:
+            conv_dims, conv_alphas = listed("conv_block_dims", 0), listed("conv_block_alphas", conv_alphas[0])
+    return [
+        ((a or d) / d if d else 0.0, (ca or cd) / cd if cd else 0.0)
+        for d, a, cd, ca in zip(dims, alphas, conv_dims, conv_alphas, strict=True)
+    ]
+
+
+DIMS, ALPHAS = [2, 0, *range(3, 26)], [1.0, 1.0, 0.0, *([2.0] * 22)]
+
+
+@pytest.mark.parametrize("rs_lora", [False, True])
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"network_type": "lora", "network_dim": 16, "block_dims": DIMS},
+        {"network_type": "lora", "network_dim": 16, "block_dims": DIMS, "block_alphas": ALPHAS},
+        {"network_type": "lora", "network_dim": 16, "block_alphas": ALPHAS},
+        {"network_type": "locon", "network_dim": 16, "block_dims": DIMS},
+        {"network_type": "locon", "network_dim": 16, "block_dims": DIMS, "conv_dim": 8, "conv_alpha": 2.0},
+        {"network_type": "locon", "network_dim": 16, "block_dims": DIMS, "conv_block_dims": DIMS[::-1]},
+        {"network_type": "locon", "conv_dim": 8, "conv_alpha": 4.0, "conv_block_dims": DIMS},
+        {"network_type": "locon", "conv_dim": 8, "conv_block_alphas": ALPHAS, "network_alpha": 3.0},
+        {"network_type": "locon", "conv_block_alphas": ALPHAS},
+    ],
+    ids=lambda network: "-".join(map(str, network)) if isinstance(network, dict) else None,
+)
+def test_blocks_are_exported_with_the_strength_they_have_here(
+    tmp_path: Path, network: dict[str, Any], rs_lora: bool
+) -> None:
+    from loratory.adapters.blocks import block_sizes
+
+    config = configured(network=network | {"rs_lora": rs_lora, "network_alpha": network.get("network_alpha", 5.0)})
+    here = block_sizes(config.network, "sd1", convolutions=config.network.has_convolutions)
+    scales = [tuple(size.alpha / size.rank if size else 0.0 for size in sizes) for sizes in here]
+    written = tomllib.loads(export(config, Model("sd1"), 1, []).config)
+    for ours, theirs in zip(scales, read_by_networks_lora(written, 25), strict=True):
+        assert theirs == pytest.approx(ours)
+    again = there_and_back(config, tmp_path).network
+    assert not again.rs_lora
+    for one, other in zip(here, block_sizes(again, "sd1", convolutions=again.has_convolutions), strict=True):
+        assert [size and tuple(size) for size in other] == [size and pytest.approx(tuple(size)) for size in one]
+
+
+@pytest.mark.parametrize("kind", ["dylora", "glora", "lora", "locon"])
+def test_a_file_says_the_alphas_of_blocks_with_rs_lora_in_them(tmp_path: Path, kind: str) -> None:
+    from loratory.adapters.blocks import block_sizes
+
+    blocks = {"block_dims": [4, 8] * 12 + [4], "block_alphas": ALPHAS, "conv_block_alphas": ALPHAS}
+    blocks = {key: value for key, value in blocks.items() if kind != "lora" or "conv" not in key}
+    config = configured(network={"network_type": kind, "rs_lora": True} | blocks)
+    metadata = network_metadata(config) | {"ss_loratory_version": "1"}
+    header = json.dumps({"__metadata__": {key: str(value) for key, value in metadata.items()}}).encode()
+    (tmp_path / "fox.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    again = import_file(tmp_path / "fox.safetensors").config.network
+    assert not again.rs_lora
+    sizes = [block_sizes(each, "sd1", convolutions=kind != "lora") for each in (config.network, again)]
+    for one, other in zip(*sizes, strict=True):
+        assert [size and tuple(size) for size in other] == [size and pytest.approx(tuple(size)) for size in one]
+
+
+def test_rs_lora_of_a_lokr_is_exported_as_alpha() -> None:
+    network = {"network_type": "lokr", "network_dim": 16, "network_alpha": 2.0, "rs_lora": True, "conv_dim": 4}
+    written = export(configured(network=network), Model("sd1"), 1, [])
+    values = tomllib.loads(written.config)
+    assert "rs_lora" not in "".join(values["network_args"])
+    assert (values["network_alpha"], "conv_alpha=2.0" in values["network_args"]) == (8.0, True)
+    assert any("rs_lora: written as network_alpha = 8" in remark for remark in written.remarks)
+
+
+def test_lists_that_nobody_gave_are_not_remarked() -> None:
+    network = {"network_type": "dylora", "block_dims": [4] * 25, "rs_lora": True}
+    remarks = export(configured(network=network), Model("sd1"), 1, []).remarks
+    assert [remark.partition(":")[0] for remark in remarks if "no such argument" in remark] == ["block_dims"]
+
+
 def test_a_detected_prediction_type_is_said() -> None:
     written = export(configured(), Model("sdxl", v_prediction=True, zero_terminal_snr=True), 3, [])
     values = tomllib.loads(written.config)

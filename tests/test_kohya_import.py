@@ -373,6 +373,15 @@ def test_dylora_of_sd_scripts_has_one_alpha_and_no_dropout(tmp_path: Path) -> No
     assert entry(imported, "--network_dropout").outcome == "ignored"
 
 
+def test_convolutions_by_block_make_a_locon(tmp_path: Path) -> None:
+    ranks = ",".join(["2"] * 25)
+    start = "python train_network.py --network_module networks.lora --seed 1 --network_args"
+    network = command(tmp_path, f"{start} block_dims={ranks} conv_block_dims={ranks}").config.network
+    assert (network.network_type, network.conv_block_dims) == ("locon", (2,) * 25)
+    alone = command(tmp_path, f"{start} conv_block_dims={ranks}").config.network
+    assert (alone.network_type, alone.conv_block_dims) == ("lora", ())
+
+
 def test_lora_fa_is_read_with_the_blocks_of_networks_lora(tmp_path: Path) -> None:
     start = "python train_network.py --network_module networks.lora_fa --network_args"
     network = command(tmp_path, f"{start} block_dims={','.join(['2'] * 25)} rs_lora=True").config.network

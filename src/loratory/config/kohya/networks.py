@@ -81,7 +81,9 @@ def _without_unused(module: str, items: dict[str, Given], arguments: dict[str, G
 def _native_type(module: Given, items: dict[str, Given], to: Translation) -> str:
     name = str(module.value).strip()
     kind = _NATIVE.get(name, "lora")
+    has_blocks = any(key in items for key in ("block_dims", "down_lr_weight", "mid_lr_weight", "up_lr_weight"))
     has_convolutions = "conv_dim" in items and size(items["conv_dim"]) != 0
+    has_convolutions |= name == "networks.lora" and "conv_block_dims" in items and has_blocks
     if kind == "lora" and has_convolutions:
         kind = "locon"
     if name == "networks.lora_fa":
