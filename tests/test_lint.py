@@ -879,6 +879,47 @@ def test_messages_word_for_word() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("settings", "known", "size"),
+    [
+        ({}, SDXL, "about 6.6 GB"),
+        ({}, SD2, "about 2.3 GB"),
+        ({}, NOTHING, "about 1.9 GB for Stable Diffusion 1.x to 6.6 GB for SDXL"),
+        ({"network.network_train_unet_only": True}, SDXL, "about 5.1 GB"),
+        ({"optimizer.text_encoder_lr": [1e-5, 0.0]}, SDXL, "about 5.3 GB"),
+        ({}, facts(family="sdxl", trained=frozenset({"unet"})), "about 5.1 GB"),
+        ({"network.network_train_text_encoder_only": True}, NOTHING, "about 170 MB for"),
+        ({"network.lycoris_preset": "attn-only"}, facts(family="sd1"), "about 240 MB"),
+        ({"network.lycoris_preset": "transformer-only"}, SDXL, "about 4.4 GB"),
+        ({"network.down_lr_weight": "zeros"}, SDXL, "at most 6.6 GB"),
+    ],
+)
+def test_the_size_of_full_fine_tuning_is_that_of_what_is_trained(
+    settings: dict[str, Any], known: Facts, size: str
+) -> None:
+    advice = lint(config(**{"network.network_type": "full"} | settings), known)
+    assert f"each file has {size} " in next(each.message for each in advice if each.rule == "full-size")
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("preset", ["full", "attn-mlp", "attn-only", "unet-only", "transformer-only"])
+def test_the_size_of_full_fine_tuning_is_that_of_its_layers(family: Any, preset: str) -> None:
+    from loratory.adapters.targets import find_targets
+    from loratory.models.components import family_config
+    from loratory.models.load import build_component
+
+    names = ("unet", "text_encoder", "text_encoder_2") if family == "sdxl" else ("unet", "text_encoder")
+    unet, *encoders = (build_component(name, family_config(family, name)) for name in names)
+    made = config(**{"network.network_type": "full", "network.lycoris_preset": preset})
+    targets = find_targets(unet, encoders, family, made.network, train_unet=True, train_text_encoder=True)
+    models = {"unet": unet, **{f"te{number}": encoder for number, encoder in enumerate(encoders, start=1)}}
+    modules = [models[target.component].get_submodule(target.path) for target in targets]
+    count = sum(parameter.numel() for module in modules for parameter in module.parameters())
+    message = next(each.message for each in lint(made, facts(family=family)) if each.rule == "full-size")
+    number, unit = message.partition("each file has about ")[2].split()[:2]
+    assert float(number) * {"MB": 1e6, "GB": 1e9}[unit] == pytest.approx(2 * count, rel=0.05)
+
+
 def test_advice_comes_in_the_order_of_the_rules() -> None:
     crowd = config(
         **{

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from loratory.config.factors import factors
-from loratory.config.lint.base import Facts, Rule, Said, family_of, trained_rates
+from loratory.config.lint.base import Component, Facts, Family, Rule, Said, family_of, trained_rates
 from loratory.config.lint.optimizers import is_plain
 from loratory.config.network_types import SPELLED
-from loratory.config.schema import Config
+from loratory.config.schema import Config, changed
 
 _FOR_STYLES = ("locon", "glora", "ia3")
 _FOR_SEVERAL = frozenset({"lora", "dora", "locon", "loha", "lokr", "full"})
@@ -16,9 +16,32 @@ _IA3_RATES = (5e-3, 1e-2)
 _LARGEST_OFT_RATE = 1e-4
 _LARGEST_FULL_RATE = 2e-5
 _LOKR_FACTORS = range(4, 17)
+_BLOCK_FACTORS = ("down_lr_weight", "mid_lr_weight", "up_lr_weight")
 # The channels of the UNet's layers; a few layers are wider, none of them an attention.
 _WIDTHS = {"sd1": (320, 640, 1280), "sd2": (320, 640, 1280), "sdxl": (640, 1280)}
-_FULL_SIZES = {"sd1": "2 GB", "sd2": "2 GB", "sdxl": "7 GB"}
+# Millions of weights in the layers that full fine-tuning trains: all of them, the transformer blocks, the attentions.
+_ALL_LAYERS: dict[Family, dict[Component, int]] = {
+    "sd1": {"unet": 859, "te1": 85},
+    "sd2": {"unet": 866, "te1": 290},
+    "sdxl": {"unet": 2567, "te1": 85, "te2": 630},
+}
+_TRANSFORMERS: dict[Family, dict[Component, int]] = {
+    "sd1": {"unet": 267, "te1": 85},
+    "sd2": {"unet": 274, "te1": 290},
+    "sdxl": {"unet": 2209, "te1": 85, "te2": 630},
+}
+_ATTENTIONS: dict[Family, dict[Component, int]] = {
+    "sd1": {"unet": 94, "te1": 28},
+    "sd2": {"unet": 100, "te1": 97},
+    "sdxl": {"unet": 955, "te1": 28, "te2": 210},
+}
+_LAYERS = {
+    "full": _ALL_LAYERS,
+    "unet-only": _ALL_LAYERS,
+    "attn-mlp": _TRANSFORMERS,
+    "transformer-only": _TRANSFORMERS,
+    "attn-only": _ATTENTIONS,
+}
 
 
 def _style_type(config: Config, facts: Facts) -> Iterator[Said]:
@@ -132,12 +155,30 @@ def _full_size(config: Config, facts: Facts) -> Iterator[Said]:
     if config.network.network_type != "full":
         return
     family = family_of(config, facts)
-    size = f"about {_FULL_SIZES[family]}" if family else "2 GB for Stable Diffusion 1.x to 7 GB for SDXL"
+    # Blocks whose factor is 0 are not trained.
+    about = "at most" if any(changed(config.network, key) for key in _BLOCK_FACTORS) else "about"
+    if family:
+        size = f"{about} {_full_size_of(family, config, facts)}"
+    else:
+        least, most = (_full_size_of(each, config, facts) for each in ("sd1", "sdxl"))
+        size = f"{about} {least} for Stable Diffusion 1.x to {most} for SDXL"
     yield Said(
         "network.network_type",
         f'network.network_type = "full" keeps a number for every weight of its layers: each file has {size} in 16 '
         'bits, and training needs memory to match. "lokr" with factor = 8 and full_matrix = true is its small kin.',
     )
+
+
+def _full_size_of(family: Family, config: Config, facts: Facts) -> str:
+    """The size of a file of full fine-tuning: two bytes for each weight of what is trained."""
+    trained = facts.trained
+    if trained is None:
+        first, second = config.text_encoder_rates(2)
+        rates: dict[Component, float] = {"unet": float(config.trains_unet), "te1": first, "te2": second}
+        trained = frozenset(part for part, rate in rates.items() if rate > 0)
+    layers = _LAYERS[config.network.lycoris_preset][family]
+    megabytes = float(f"{2 * sum(millions for part, millions in layers.items() if part in trained):.2g}")
+    return f"{megabytes / 1000:g} GB" if megabytes >= 1000 else f"{megabytes:g} MB"
 
 
 def _lokr_factor(config: Config, facts: Facts) -> Iterator[Said]:
