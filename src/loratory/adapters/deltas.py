@@ -117,18 +117,23 @@ def tucker(core: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
     return torch.einsum("pq...,po,qi->oi...", core, outputs, inputs)
 
 
+def _product(tensors: Tensors, up_role: str, down_role: str, core_role: str, shape: Sequence[int]) -> Tensor:
+    """up @ down of low rank in the shape of a weight; where there is a core between them, with the kernel in it."""
+    outputs, inputs, *kernel = shape
+    rank = _size(tensors, down_role, 0)
+    if core_role in tensors:
+        inner = _size(tensors, up_role, 1)
+        core = _shaped(tensors, core_role, (inner, rank, *kernel))
+        up = _shaped(tensors, up_role, (outputs, inner))
+        return tucker(core, up.T, _shaped(tensors, down_role, (rank, inputs)))
+    up, down = _shaped(tensors, up_role, (outputs, rank)), _shaped(tensors, down_role, (rank, inputs, *kernel))
+    return (up @ down.flatten(1)).reshape(*shape)
+
+
 def _low_rank(tensors: Tensors, weight: Tensor) -> Delta:
-    outputs, inputs, kernel = _layer_shape(weight, "A LoRA")
-    rank = _size(tensors, LORA_DOWN, 0)
-    if LORA_MID in tensors:
-        inner = _size(tensors, LORA_UP, 1)
-        core = _shaped(tensors, LORA_MID, (inner, rank, *kernel))
-        up = _shaped(tensors, LORA_UP, (outputs, inner))
-        change = tucker(core, up.T, _shaped(tensors, LORA_DOWN, (rank, inputs)))
-    else:
-        up, down = _shaped(tensors, LORA_UP, (outputs, rank)), _shaped(tensors, LORA_DOWN, (rank, inputs, *kernel))
-        change = (up @ down.flatten(1)).reshape(weight.shape)
-    return Delta(change * _scale(tensors, rank), None)
+    _layer_shape(weight, "A LoRA")
+    change = _product(tensors, LORA_UP, LORA_DOWN, LORA_MID, weight.shape)
+    return Delta(change * _scale(tensors, _size(tensors, LORA_DOWN, 0)), None)
 
 
 def _hadamard(tensors: Tensors, weight: Tensor) -> Delta:
@@ -189,19 +194,11 @@ def _kronecker(tensors: Tensors, weight: Tensor) -> Delta:
 
 def _generalized(tensors: Tensors, weight: Tensor) -> Delta:
     """GLoRA: W a1 a2 + b1 b2, where a1 and a2 are 1x1 and act on the inputs of every place of the kernel."""
-    outputs, inputs, kernel = _layer_shape(weight, "A GLoRA")
+    _, inputs, _ = _layer_shape(weight, "A GLoRA")
     rank = _size(tensors, "a2.weight", 0)
     first, second = _shaped(tensors, "a1.weight", (inputs, rank)), _shaped(tensors, "a2.weight", (rank, inputs))
     through = torch.einsum("oi...,ir,rj->oj...", weight, first, second)
-    own = _size(tensors, "b2.weight", 0)
-    if "bm.weight" in tensors:
-        inner = _size(tensors, "b1.weight", 1)
-        core = _shaped(tensors, "bm.weight", (inner, own, *kernel))
-        up = _shaped(tensors, "b1.weight", (outputs, inner))
-        beside = tucker(core, up.T, _shaped(tensors, "b2.weight", (own, inputs)))
-    else:
-        up, down = _shaped(tensors, "b1.weight", (outputs, own)), _shaped(tensors, "b2.weight", (own, inputs, *kernel))
-        beside = (up @ down.flatten(1)).reshape(weight.shape)
+    beside = _product(tensors, "b1.weight", "b2.weight", "bm.weight", weight.shape)
     return Delta((through + beside) * _scale(tensors, rank), None)
 
 

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from loratory.adapters.keys import Component, Family, diffusers_module_key, module_key
-from loratory.adapters.tools.stream import TensorFile
+from loratory.adapters.tools.stream import Closing, TensorFile
 from loratory.config.schema import ModelSettings, NoiseSettings
 from loratory.errors import LoratoryError
 from loratory.models.components import Component as ModelComponent
@@ -76,7 +75,7 @@ def find_model(base: Path | str) -> ModelInfo:
         raise LoratoryError(error.message, hint=_BASE_MODEL, exit_code=error.exit_code) from error
 
 
-class Checkpoint:
+class Checkpoint(Closing):
     """A base model open for reading, tensor by tensor; a context manager.
 
     files: those with its weights, by path, in order. layers: in the order of the model. Memory: names and shapes alone.
@@ -150,14 +149,6 @@ class Checkpoint:
 
     def close(self) -> None:
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def layer_keys(component: Component, path: str, family: Family) -> set[str]:

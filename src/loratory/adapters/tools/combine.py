@@ -13,9 +13,8 @@ from torch import Tensor
 from loratory.adapters.files import DTYPES, SavePrecision
 from loratory.adapters.roles import ALPHA, LORA_DOWN, LORA_MID, LORA_UP
 from loratory.adapters.tools.checkpoints import Checkpoint
-from loratory.adapters.tools.combine_plan import Form, Module, Source, by_layer, family_of_all, is_pair, plan
+from loratory.adapters.tools.combine_plan import Form, Module, by_layer, family_of_all, is_pair, plan
 from loratory.adapters.tools.low_rank import RankRule, cut, factors_of_matrix, factors_of_product
-from loratory.adapters.tools.merge import remove_leftovers
 from loratory.adapters.tools.recipe import (
     MADE_FOR_KEY,
     Recipe,
@@ -24,9 +23,10 @@ from loratory.adapters.tools.recipe import (
     recipe_of,
     spoken_recipe,
 )
-from loratory.adapters.tools.results import precision_of
-from loratory.adapters.tools.sources import AdapterSource, Ingredient, refuse_strengths, zeros_like_layer
+from loratory.adapters.tools.results import precision_of, remove_leftovers
+from loratory.adapters.tools.sources import AdapterSource, Ingredient, Source, refuse_strengths, zeros_like_layer
 from loratory.adapters.tools.stream import (
+    HASHES,
     STORED_DTYPES,
     Planned,
     Progress,
@@ -105,7 +105,7 @@ def merge_adapters(
             metadata,
             _content(modules, listing, model, combined),
             progress,
-            hashes=["sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"],
+            hashes=list(HASHES),
         )
     return combined
 

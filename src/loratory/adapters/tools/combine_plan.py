@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from loratory.adapters.keys import Family
 from loratory.adapters.layout import FAMILY_NAMES, is_known_module
@@ -12,19 +12,11 @@ from loratory.adapters.roles import ALPHA, DORA_SCALE, LORA_DOWN, LORA_MID, LORA
 from loratory.adapters.shapes import module_form
 from loratory.adapters.tools.checkpoints import Checkpoint, Layer
 from loratory.adapters.tools.naming import ModuleName, kernel_of, key_of_module, module_of_key
-from loratory.adapters.tools.sources import AdapterSource, Ingredient
+from loratory.adapters.tools.sources import AdapterSource, Ingredient, Source
 from loratory.errors import LoratoryError
 
 Form = Literal["pair", "cut", "diff", "norm"]
 """What a module becomes: a LoRA of all ranks, a LoRA of fewer, the whole difference, or that of a norm."""
-
-
-class Source(NamedTuple):
-    """One module of one adapter, and how strongly it counts."""
-
-    adapter: AdapterSource
-    key: str
-    strength: float
 
 
 @dataclass(frozen=True)

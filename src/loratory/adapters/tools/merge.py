@@ -14,8 +14,10 @@ from torch import Tensor
 from loratory.adapters.files import DTYPES, SavePrecision
 from loratory.adapters.tools.checkpoints import Checkpoint, Layer, Part
 from loratory.adapters.tools.recipe import Recipe, recipe_metadata, recipe_of
-from loratory.adapters.tools.sources import AdapterSource, Ingredient, refuse_strengths, zeros_like_layer
+from loratory.adapters.tools.results import remove_leftovers
+from loratory.adapters.tools.sources import AdapterSource, Ingredient, Source, refuse_strengths, zeros_like_layer
 from loratory.adapters.tools.stream import (
+    HASHES,
     STORED_DTYPES,
     Planned,
     Progress,
@@ -28,10 +30,8 @@ from loratory.adapters.tools.stream import (
     tensor_bytes,
     write_tensors,
 )
-from loratory.atomic import fsync_directory, leftovers_of, temporary_beside
+from loratory.atomic import fsync_directory, temporary_beside
 from loratory.errors import LoratoryError
-
-_HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,12 @@ class MergedModel:
     size_bytes: int
 
 
-class _Source(NamedTuple):
-    adapter: AdapterSource
-    key: str
-    strength: float
-
-
 class _Change(NamedTuple):
     """What is added to one part of a stored tensor: the weight of a layer, or its bias."""
 
     layer: Layer
     part: Part
-    sources: list[_Source]
+    sources: list[Source]
 
 
 _Changes = dict[tuple[Path, str], list[_Change]]
@@ -97,10 +91,10 @@ def merge_into_base(
 
 def _plan(model: Checkpoint, sources: Sequence[tuple[Ingredient, AdapterSource]]) -> _Changes:
     known = model.by_key()
-    by_layer: dict[Layer, list[_Source]] = {}
+    by_layer: dict[Layer, list[Source]] = {}
     for ingredient, adapter in sources:
         adapter.refuse_other_family(model.family)
-        used = [_Source(adapter, key, ingredient.strength_of(key)) for key in adapter.roles]
+        used = [Source(adapter, key, ingredient.strength_of(key)) for key in adapter.roles]
         used = [source for source in used if source.strength]
         strangers = [source.key for source in used if source.key not in known]
         if strangers:
@@ -126,7 +120,7 @@ def _plan(model: Checkpoint, sources: Sequence[tuple[Ingredient, AdapterSource]]
     return changes
 
 
-def _add(changes: _Changes, layer: Layer, part: Part, sources: list[_Source]) -> None:
+def _add(changes: _Changes, layer: Layer, part: Part, sources: list[Source]) -> None:
     changes.setdefault((part.file, part.name), []).append(_Change(layer, part, sources))
 
 
@@ -183,7 +177,7 @@ class _Merging:
             metadata | recipe_metadata(self._recipe, self._model.info.path.name),
             content,
             lambda done, _: self._progress(before + done, self.total_bytes),
-            hashes=[name for name in _HASHES if name in metadata],
+            hashes=[name for name in HASHES if name in metadata],
             shown=shown,
         )
         self._written_bytes += self._sizes[source]
@@ -277,15 +271,6 @@ def _correct_indexes(model: Checkpoint, merging: _Merging, staging: Path) -> Non
             listing: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
             listing["metadata"] = {**listing.get("metadata", {}), "total_size": size_bytes}
             index.write_text(json.dumps(listing, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def remove_leftovers(out: Path) -> None:
-    """Removes what a killed process has left of `out` half written, file or folder."""
-    for leftover in leftovers_of(out.parent, [out.name]):
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink(missing_ok=True)
 
 
 def _put_in_place(staging: Path, out: Path) -> None:

@@ -1,6 +1,7 @@
 """What tools write: where it may go, its format, and the metadata that says what was done."""
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
@@ -13,6 +14,7 @@ from loratory.adapters.keys import Family
 from loratory.adapters.roles import ALPHA, LORA_DOWN
 from loratory.adapters.summary import json_object
 from loratory.adapters.tools.stream import all_finite, rounded
+from loratory.atomic import leftovers_of
 from loratory.errors import LoratoryError
 
 BASE_VERSIONS: dict[Family, str] = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
@@ -37,6 +39,15 @@ def refuse_unwritable(output: Path, inputs: Iterable[Path], *, force: bool) -> N
             raise LoratoryError(f"{output} is what is read; it is not written over.", hint="Name another output.")
     if output.exists() and not force:
         raise LoratoryError(f"{output} is there already.", hint="Name another output, or replace it with --force.")
+
+
+def remove_leftovers(out: Path) -> None:
+    """Removes what a killed process has left of `out` half written, file or folder."""
+    for leftover in leftovers_of(out.parent, [out.name]):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def precision_of(dtypes: Iterable[tuple[str, torch.dtype | None]]) -> SavePrecision:

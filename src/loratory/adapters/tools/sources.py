@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, prod
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from loratory.adapters.deltas import Delta, delta, needs_base
 from loratory.adapters.keys import Family, key_component
 from loratory.adapters.layout import FAMILY_NAMES, FamilyGuess, guess_family
 from loratory.adapters.roles import ALPHA, NetworkKind, parts_of, refuse_other_files, roles_by_module
-from loratory.adapters.tools.stream import TensorFile, all_finite
+from loratory.adapters.tools.stream import Closing, TensorFile, all_finite
 from loratory.errors import LoratoryError
 
 _BIAS_ROLES = ("diff_b", "b_norm")
@@ -35,7 +34,7 @@ class Ingredient:
         return self.unet if key_component(key) == "unet" else self.text_encoder
 
 
-class AdapterSource:
+class AdapterSource(Closing):
     """An adapter file open for reading, module by module; a context manager.
 
     roles: of each module, by key. setting: what messages start with, such as the name of the setting that names the
@@ -173,13 +172,13 @@ class AdapterSource:
     def close(self) -> None:
         self._file.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+class Source(NamedTuple):
+    """One module of one adapter, and how strongly it counts."""
+
+    adapter: AdapterSource
+    key: str
+    strength: float
 
 
 def refuse_strengths(ingredients: Sequence[Ingredient]) -> None:

@@ -5,11 +5,11 @@ of 6 GB. Here a tensor is in memory while it is worked on, and no longer.
 """
 
 import errno
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 import torch
@@ -42,6 +42,9 @@ STORED_DTYPES: dict[str, torch.dtype] = {
 }
 DTYPE_NAMES = {dtype: name for name, dtype in STORED_DTYPES.items()}
 
+HASHES = {"sshs_model_hash": 64, "sshs_legacy_hash": 8, "modelspec.hash_sha256": 66}
+"""The names in the metadata of hashes of a file's content, and how long each is."""
+
 # Few enough bytes to be nothing beside one layer, enough that the calls cost nothing.
 CHUNK_BYTES = 16 << 20
 
@@ -53,7 +56,20 @@ def no_progress(_done: int, _total: int) -> None:
     """A `Progress` that tells nobody."""
 
 
-class TensorFile:
+class Closing(ABC):
+    """What is closed when the `with` around it ends."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class TensorFile(Closing):
     """A safetensors file open for reading; a context manager.
 
     tensors: in the order of their data. Raises LoratoryError, as `read_header` does, for a file that is none.
@@ -126,14 +142,6 @@ class TensorFile:
     def close(self) -> None:
         self._file.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 def _changed(path: Path) -> LoratoryError:
     return LoratoryError(f"{path} became shorter while it was read.", hint="Try again when nothing writes to it.")
@@ -191,9 +199,9 @@ def write_tensors(
     """Writes a safetensors file whole or not at all, asking `content` for the bytes of one tensor after the other.
 
     Wider formats come first, so that each tensor starts at a multiple of its item size; otherwise the order is that of
-    `tensors`. hashes: those of `sshs_model_hash`, `sshs_legacy_hash` and `modelspec.hash_sha256` to put into the
-    metadata. shown: what messages name, where `path` itself will be renamed. Memory: what `content` gives at a time.
-    Raises LoratoryError (exit code 1) when the disk refuses; nothing is left behind then, nor after an interruption.
+    `tensors`. hashes: those of `HASHES` to put into the metadata. shown: what messages name, where `path` itself will
+    be renamed. Memory: what `content` gives at a time. Raises LoratoryError (exit code 1) when the disk refuses;
+    nothing is left behind then, nor after an interruption.
     """
     ordered = sorted(tensors, key=lambda tensor: -_item_bytes(tensor))
     stored: list[StoredTensor] = []
@@ -202,9 +210,9 @@ def write_tensors(
         stored.append(StoredTensor(tensor.name, tensor.dtype, tensor.shape, position, position + tensor.size_bytes))
         position += tensor.size_bytes
     total_bytes = position
-    kept = {name: value for name, value in metadata.items() if name not in _HASH_LENGTHS}
+    kept = {name: value for name, value in metadata.items() if name not in HASHES}
     # The header comes first in the file and holds hashes of what follows: room is left for them.
-    blank = header_bytes(stored, kept | {name: "0" * _HASH_LENGTHS[name] for name in hashes})
+    blank = header_bytes(stored, kept | {name: "0" * HASHES[name] for name in hashes})
 
     def pieces() -> Iterator[bytes | memoryview]:
         for tensor in stored:
@@ -231,9 +239,6 @@ def write_tensors(
         else:
             for _ in pieces():
                 pass
-
-
-_HASH_LENGTHS = {"sshs_model_hash": 64, "sshs_legacy_hash": 8, "modelspec.hash_sha256": 66}
 
 
 def _item_bytes(tensor: Planned) -> int:
