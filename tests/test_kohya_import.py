@@ -397,6 +397,20 @@ def test_lycoris_takes_what_is_missing_for_convolutions_from_the_network(tmp_pat
     assert ((rank.conv_dim, rank.conv_alpha), (alpha.conv_dim, alpha.conv_alpha)) == ((4, 2.0), (8, 4.0))
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        "networks.lora --network_args conv_dim=4 conv_alpha=0",
+        "lycoris.kohya --network_args algo=loha conv_dim=4 conv_alpha=0",
+        "lycoris.kohya --network_alpha 0 --network_args algo=loha conv_dim=4",
+    ],
+)
+def test_an_alpha_of_0_is_the_rank_of_the_convolutions_too(tmp_path: Path, given: str) -> None:
+    imported = command(tmp_path, f"train_network.py --network_dim 8 --seed 1 --network_module {given}")
+    assert (imported.config.network.conv_dim, imported.config.network.conv_alpha) == (4, 4.0)
+    assert imported.is_faithful
+
+
 def test_a_file_whose_layers_have_ranks_of_their_own(tmp_path: Path) -> None:
     said = {"ss_network_module": "networks.lora", "ss_network_dim": "Dynamic", "ss_network_alpha": "Dynamic"}
     imported = import_file(adapter(tmp_path / "a", **said))

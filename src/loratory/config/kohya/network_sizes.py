@@ -44,6 +44,9 @@ def translate_sizes(kind: str, items: dict[str, Given], arguments: dict[str, Giv
             is_read = kind in USED_BY["network_dim"]
             to.refuse(each, f"at most {LARGEST_DIM}", setting=f"network.{name}", important=is_read)
             to.settings[f"network.{name}"] = LARGEST_DIM
+    conv_rank = to.settings.get("network.conv_dim")
+    if conv_rank and "conv_alpha" in items and _is_zero(items["conv_alpha"]):
+        to.put(items.pop("conv_alpha"), "network.conv_alpha", float(conv_rank), "0 means the rank")
     alpha = arguments.pop("network_alpha", None)
     if alpha is None:
         return
