@@ -6,6 +6,7 @@ from torch import nn
 
 from loratory.adapters.adapter import Adapter
 from loratory.adapters.keys import Component, Family
+from loratory.adapters.layers import AdapterLayer
 from loratory.adapters.lora import inject_lora
 from loratory.adapters.lycoris import inject_forms
 from loratory.adapters.sizes import runs_on_peft
@@ -44,7 +45,10 @@ def inject(
     models.update(zip(components, text_encoders, strict=False))
     for model in models.values():
         model.requires_grad_(False)
-    put_in = inject_lora if runs_on_peft(network) else inject_forms
-    layers = put_in(models, targets, family, network, seed)
+    layers: Sequence[AdapterLayer]
+    if runs_on_peft(network):
+        layers = inject_lora(models, targets, family, network, seed)
+    else:
+        layers = inject_forms(models, targets, network, seed)
     order = {target.key: position for position, target in enumerate(targets)}
     return Adapter(sorted(layers, key=lambda layer: order[layer.target.key]), family)

@@ -10,7 +10,7 @@ from torch.nn import Parameter
 from loratory.adapters.adapted import Adapted
 from loratory.adapters.forms import make_form
 from loratory.adapters.forms.low_rank import SCALAR
-from loratory.adapters.keys import Component, Family
+from loratory.adapters.keys import Component
 from loratory.adapters.layers import AdapterLayer
 from loratory.adapters.targets import Target
 from loratory.config.schema import NetworkSettings
@@ -55,7 +55,6 @@ class FormLayer(AdapterLayer):
 def inject_forms(
     models: Mapping[Component, nn.Module],
     targets: Sequence[Target],
-    family: Family,
     network: NetworkSettings,
     seed: int,
 ) -> list[FormLayer]:
