@@ -58,8 +58,7 @@ def convert(
     """
     from loratory.adapters.tools.bake import bake_diff, bake_lora
     from loratory.adapters.tools.convert import rename
-    from loratory.adapters.tools.merge import remove_leftovers
-    from loratory.adapters.tools.results import refuse_unwritable
+    from loratory.adapters.tools.results import refuse_unwritable, remove_leftovers
 
     if to is None and bake is None:
         raise click.UsageError("Give --to, --bake or both.")

@@ -48,8 +48,7 @@ def extract(
     convolution blocks out. The precision is fp16 unless --precision says otherwise.
     """
     from loratory.adapters.tools.extract import Extraction, extract_full, extract_lora
-    from loratory.adapters.tools.merge import remove_leftovers
-    from loratory.adapters.tools.results import refuse_unwritable
+    from loratory.adapters.tools.results import refuse_unwritable, remove_leftovers
 
     if full and (ranks.are_given or exact or clamp_quantile is not None or min_diff is not None or device is not None):
         raise click.UsageError(

@@ -31,9 +31,8 @@ def resize(
     A module of which nothing would be cut stays as it is, to the bit. Alpha changes with the rank, so that the strength
     stays. The precision is that of FILE unless --precision says otherwise.
     """
-    from loratory.adapters.tools.merge import remove_leftovers
     from loratory.adapters.tools.resize import resize_file
-    from loratory.adapters.tools.results import refuse_unwritable
+    from loratory.adapters.tools.results import refuse_unwritable, remove_leftovers
 
     rule, conv_rule = ranks.rules()
     refuse_unwritable(target, [file], force=force)
