@@ -1,5 +1,6 @@
 """Building a training folder from originals: what comes out, that it is always the same, and that nothing is lost."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -12,9 +13,11 @@ from PIL import Image
 
 from loratory.errors import LoratoryError
 from loratory.imaging.recipe import Recipe
+from loratory.preparation import captions as captions_module
 from loratory.preparation import shelf as shelf_module
 from loratory.preparation.build import BY_HAND, FOREIGN
 from loratory.preparation.desk import Desk, Options
+from loratory.tags.files import read_caption_bytes
 from loratory.tags.journal import Journal
 from preparation_sets import SIDE, change, contents, draw, make_raw, open_desk, stamps
 
@@ -364,6 +367,40 @@ def test_pictures_that_cannot_be_read_stop_no_other(raw: Path, train: Path) -> N
     assert sorted(path.name for path, _ in report.failed) == ["cut.jpg", "empty.png", "link.png"]
     assert len(report.made) == 6
     assert not list((train / "10_fox").glob(".*"))
+
+
+def test_a_caption_that_cannot_be_read_is_named(raw: Path, train: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path) -> bytes | None:
+        if path.parent == raw and path.name == "p00.txt":
+            raise OSError(5, "Input/output error", str(path))
+        return read_caption_bytes(path)
+
+    monkeypatch.setattr(captions_module, "read_caption_bytes", broken)
+    report = open_desk(raw, train).build()
+    ((path, reason),) = report.failed
+    assert path == raw / "p00.txt" and "Input/output error" in reason
+    assert (train / "10_fox" / "p03.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "expects",
+    [
+        1,
+        {},
+        {"label": "x", "later_than": "0", "carried": [], "after": {}},
+        {"label": "x", "later_than": 0, "carried": [1], "after": {}},
+        {"label": "x", "later_than": 0, "carried": [], "after": {"a.txt": 1}},
+        {"label": "x", "later_than": 0, "carried": []},
+    ],
+)
+def test_a_line_of_the_manifest_that_is_damaged_is_passed_over(raw: Path, train: Path, expects: object) -> None:
+    open_desk(raw, train).build()
+    before = contents(train)
+    with (train / ".loratory" / "prepared.jsonl").open("a") as file:
+        file.write(json.dumps({"expects": expects}) + "\n")
+    report = Desk(raw, train).build()
+    assert (report.made, report.failed, report.unchanged) == ([], [], 6)
+    assert contents(train) == before
 
 
 def test_a_run_that_is_stopped_goes_on_where_it_was(raw: Path, train: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from loratory import atomic
 from loratory.dataset import renamed_state
 from loratory.dataset.findings import shown
+from loratory.dataset.root import STATE
 from loratory.errors import FAILED, LoratoryError
 from loratory.tags import journal_lock
 from loratory.tags.journal_log import JournalLog
@@ -24,8 +25,7 @@ from loratory.wording import typed
 
 Move = tuple[str, str]
 
-_FOLDER = ".loratory"
-_ORIGINALS = f"{_FOLDER}/originals"
+_ORIGINALS = f"{STATE}/originals"
 
 
 def rename_folders(root: Path, moves: Sequence[Move], label: str) -> Renaming | None:
@@ -46,7 +46,7 @@ def rename_folders(root: Path, moves: Sequence[Move], label: str) -> Renaming | 
 def undo_renaming(root: Path) -> Renaming:
     """Takes the last renaming back that is not undone; raises LoratoryError where there is none, else as
     `rename_folders`."""
-    if not (root / _FOLDER / RENAMES).exists():
+    if not (root / STATE / RENAMES).exists():
         raise LoratoryError(f"No folder was renamed in {root}: there is nothing to undo.")
     with _exclusive(root) as log:
         _finish(root, log)
@@ -62,10 +62,10 @@ def recover_renaming(root: Path) -> Renaming | None:
 
     Raises LoratoryError where it cannot be completed.
     """
-    log = RenameLog(root / _FOLDER / RENAMES)
+    log = RenameLog(root / STATE / RENAMES)
     if log.pending() is None:
         return None
-    with journal_lock.holding_if_free(root / _FOLDER / "lock") as free:
+    with journal_lock.holding_if_free(root / STATE / "lock") as free:
         if not free:
             return None
         with _explaining(root):
@@ -74,7 +74,7 @@ def recover_renaming(root: Path) -> Renaming | None:
 
 def renamings(root: Path) -> list[Renaming]:
     """Every renaming of the dataset, oldest first."""
-    return RenameLog(root / _FOLDER / RENAMES).read()
+    return RenameLog(root / STATE / RENAMES).read()
 
 
 def is_in_force(renaming: Renaming) -> bool:
@@ -83,7 +83,7 @@ def is_in_force(renaming: Renaming) -> bool:
 
 
 def _carry_out(root: Path, log: RenameLog, moves: tuple[Move, ...], label: str, undoes: int | None) -> Renaming:
-    journal = JournalLog(root / _FOLDER / "journal.jsonl")
+    journal = JournalLog(root / STATE / "journal.jsonl")
     open_batch = journal.open_record()
     if open_batch is not None:
         raise LoratoryError(
@@ -225,18 +225,18 @@ def _fsync(steps: Sequence[tuple[Path, Path | None, Path]]) -> None:
 @contextmanager
 def _exclusive(root: Path) -> Generator[RenameLog]:
     with _explaining(root):
-        (root / _FOLDER).mkdir(exist_ok=True)
+        (root / STATE).mkdir(exist_ok=True)
         # Whoever prepares pictures takes this one first as well, and the captions' while it holds it.
-        (root / _FOLDER / "prepare.lock").touch()
-        with journal_lock.holding_if_free(root / _FOLDER / "prepare.lock") as free:
+        (root / STATE / "prepare.lock").touch()
+        with journal_lock.holding_if_free(root / STATE / "prepare.lock") as free:
             if not free:
                 raise LoratoryError(
                     f"Pictures are being prepared into {root} at this moment; no folder was renamed.",
                     hint="Try again when that is done.",
                     exit_code=FAILED,
                 )
-            with journal_lock.holding(root / _FOLDER / "lock"):
-                yield RenameLog(root / _FOLDER / RENAMES)
+            with journal_lock.holding(root / STATE / "lock"):
+                yield RenameLog(root / STATE / RENAMES)
 
 
 @contextmanager
@@ -244,7 +244,7 @@ def _explaining(root: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        left = RenameLog(root / _FOLDER / RENAMES).pending() is not None
+        left = RenameLog(root / STATE / RENAMES).pending() is not None
         so = "it is completed when the folder is next opened" if left else "no folder was renamed"
         what = f" ({shown(Path(str(error.filename)).name)})" if error.filename else ""
         raise LoratoryError(

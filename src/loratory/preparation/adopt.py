@@ -19,7 +19,7 @@ from loratory.preparation.captions import caption_file, caption_files
 from loratory.preparation.look import look_at
 from loratory.preparation.manifest import Manifest
 from loratory.preparation.places import ORIGINALS, STATE, Original, find_pictures, recipe_name
-from loratory.preparation.record import Carried, Look, Output, Record, digest_of, stamp_of, text_of
+from loratory.preparation.record import Carried, Look, Output, Record, digest_if_readable, stamp_of, text_of
 from loratory.tags.files import read_caption_bytes
 
 _NOTHING_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -71,7 +71,7 @@ def recover(root: Path, manifest: Manifest) -> None:
         with suppress(OSError):
             if not os.path.lexists(picture):
                 original.replace(picture)
-            elif _are_one(picture, original) or (_digest(picture) == _digest(original) != ""):
+            elif _are_one(picture, original) or (digest_if_readable(picture) == digest_if_readable(original) != ""):
                 original.unlink()
 
 
@@ -86,7 +86,7 @@ def give_back(root: Path, manifest: Manifest, record: Record, original: Original
     if not os.path.lexists(original.path):
         return ""
     known = {output.path: output for output in record.outputs}
-    disk = _digest(target)
+    disk = digest_if_readable(target)
     was = known.get(path)
     if os.path.lexists(target) and disk != record.look.digest and not (was and disk in (was.digest, *was.earlier)):
         return "another picture is in its place"
@@ -146,7 +146,7 @@ def _carry(root: Path, manifest: Manifest, caption: Path, original: Path) -> dic
 
 def _put_aside(picture: Path, original: Path) -> None:
     if os.path.lexists(original):
-        if _are_one(picture, original) or _digest(picture) == _digest(original) != "":
+        if _are_one(picture, original) or digest_if_readable(picture) == digest_if_readable(original) != "":
             return  # a process died between this and the line in the manifest
         raise OSError(errno.EEXIST, "another original of this name is there already", str(original))
     if picture.is_symlink():
@@ -165,14 +165,7 @@ def _put_aside(picture: Path, original: Path) -> None:
 
 def _look(original: Path) -> Look:
     seen = look_at(original)
-    return Look(_digest(original), "", (1, 1)) if isinstance(seen, str) else seen[0]
-
-
-def _digest(path: Path) -> str:
-    try:
-        return digest_of(path)
-    except OSError:
-        return ""
+    return Look(digest_if_readable(original), "", (1, 1)) if isinstance(seen, str) else seen[0]
 
 
 def _are_one(one: Path, other: Path) -> bool:

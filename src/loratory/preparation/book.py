@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from loratory.atomic import write_text
+from loratory.dataset.root import STATE
 from loratory.errors import FAILED, LoratoryError
 from loratory.imaging.recipe import Defaults, Recipe
 from loratory.imaging.recipe_toml import Book, Prepare, read_recipes, render
 from loratory.preparation.lines import append_line, read_lines
+from loratory.preparation.record import stamp_of
 
 RECIPES = "recipes.toml"
 HISTORY = "recipes-history.jsonl"
-STATE = ".loratory"
 
 Changes = Mapping[str, tuple[Recipe, Recipe]]
 
@@ -70,7 +71,7 @@ class RecipeBook:
 
     def refresh(self) -> bool:
         """Reads the file anew if somebody has written it; whether it was."""
-        stamp = _stamp(self.file)
+        stamp = stamp_of(self.file)
         if stamp == self._stamp:
             return False
         self._book = self._without_file if stamp is None else read_recipes(self.file)
@@ -168,7 +169,7 @@ class RecipeBook:
         with _explaining(self.file):
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.file, render(book))
-        self._book, self._stamp = book, _stamp(self.file)
+        self._book, self._stamp = book, stamp_of(self.file)
 
     def _append(self, line: Mapping[str, Any]) -> None:
         with _explaining(self.history_file):
@@ -250,11 +251,3 @@ def _recipe(spelled: Mapping[str, Any]) -> Recipe:
 
 def _tupled(value: Any) -> Any:
     return tuple(_tupled(one) for one in value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -23,10 +23,10 @@ from loratory.imaging.workers import Failure, mapped
 from loratory.preparation.make import DISK_FULL, Made, Maker, make
 from loratory.preparation.manifest import Manifest
 from loratory.preparation.paths import Paths
-from loratory.preparation.places import Original
+from loratory.preparation.places import STATE, Original
 from loratory.preparation.plan import Plan
 from loratory.preparation.planner import Looks, Plans
-from loratory.preparation.record import Key, Output, Record, digest_of, stamp_of
+from loratory.preparation.record import Key, Output, Record, digest_if_readable, stamp_of
 from loratory.tags.journal import Outcome
 from loratory.tags.journal_lock import holding_if_free
 
@@ -63,7 +63,7 @@ def preparing(root: Path) -> Generator[None]:
 
     Raises LoratoryError where one does, or where the folder cannot be written.
     """
-    lock = root / ".loratory" / "prepare.lock"
+    lock = root / STATE / "prepare.lock"
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         if not lock.exists():
@@ -103,21 +103,14 @@ def _changed_outputs(root: Path, record: Record) -> list[Output]:
 
 def _is_intact(root: Path, output: Output) -> bool:
     """Whether an output is there as it was made."""
-    return stamp_of(root / output.path) == output.stamp or _digest(root / output.path) == output.digest
+    return stamp_of(root / output.path) == output.stamp or digest_if_readable(root / output.path) == output.digest
 
 
 def _is_ours(root: Path, output: Output) -> bool:
     """Whether what stands in the place of an output was made by us: it, or what a process that died left there."""
     if stamp_of(root / output.path) == output.stamp:
         return True
-    return _digest(root / output.path) in (output.digest, *output.earlier)
-
-
-def _digest(path: Path) -> str:
-    try:
-        return digest_of(path)
-    except OSError:
-        return ""
+    return digest_if_readable(root / output.path) in (output.digest, *output.earlier)
 
 
 @dataclass
@@ -220,7 +213,7 @@ class Build:
         is_blocked = False
         for written in made.files:
             path = written.target.relative_to(self.root).as_posix()
-            old, disk = known.get(path), _digest(written.target)
+            old, disk = known.get(path), digest_if_readable(written.target)
             exists = bool(disk) or written.target.is_symlink() or written.target.exists()
             if disk == written.digest and not written.target.is_symlink():
                 with suppress(OSError):

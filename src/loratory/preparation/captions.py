@@ -27,7 +27,6 @@ from loratory.tags.journal import Change, Journal, Outcome
 from loratory.tags.text import EMPTY, decode, encode, split_tags
 from loratory.wording import typed
 
-# What trainers look for, the first that is there.
 # What is true of a sheet of several figures, and not of one cut out of it.
 SHEET_TAGS = ("multiple views", "reference sheet", "model sheet", "character sheet", "turnaround")
 TRANSPARENT_TAGS = ("transparent background",)
@@ -136,7 +135,8 @@ def plan_captions(
         except LoratoryError as error:
             failed.append((root / next(iter(record.captions), record.name), error.message))
         except OSError as error:
-            failed.append((root / next(iter(record.captions), record.name), f"{error.strerror}."))
+            path = Path(error.filename or root / next(iter(record.captions), record.name))
+            failed.append((path, f"A caption cannot be made of it: {error.strerror}."))
     plan.changes = steps.changes()
     return plan, failed
 
@@ -264,7 +264,7 @@ def _caption_path(root: Path, output: str, known: Mapping[str, Carried], extensi
     for candidate in candidates:
         if candidate in known:
             return candidate
-    return next((one for one in candidates if os.path.exists(root / one)), candidates[0])  # noqa: PTH110
+    return next((one for one in candidates if os.path.exists(root / one)), candidates[0])  # noqa: PTH110 - as above
 
 
 def _now(root: Path, path: str, carried: Carried) -> bytes | None:

@@ -1,5 +1,6 @@
 """Files of one JSON object a line, to which a process that may die at any instant appends."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -55,7 +56,7 @@ def append_line(path: Path, value: Mapping[str, Any] | bytes) -> int:
         data = b"\n" + line if torn else line
         if os.write(descriptor, data) < len(data):
             os.ftruncate(descriptor, size)
-            raise OSError(28, os.strerror(28), str(path))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         return size + torn
     finally:
         os.close(descriptor)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from loratory.atomic import replacing
+from loratory.dataset.root import STATE
 from loratory.preparation.lines import append_line, decode_line, encode, encode_line
 from loratory.preparation.record import Key, Record, Stamp, elsewhere, read_record, stamp_of, told
 
@@ -57,12 +58,15 @@ class Records(Mapping[Key, Record]):
         status = os.fstat(self._descriptor)
         self._stamp = status.st_mtime_ns, status.st_size, status.st_ino
         offset = 0
-        with open(self._descriptor, "rb", closefd=False) as file:
-            for data in file:
-                line = decode_line(data)
-                if line is not None:
-                    self._take(line, offset)
-                offset += len(data)
+        try:
+            with open(self._descriptor, "rb", closefd=False) as file:
+                for data in file:
+                    line = decode_line(data)
+                    if line is not None:
+                        self._take(line, offset)
+                    offset += len(data)
+        except OSError as error:  # of a descriptor, which does not tell its file
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def _open(self) -> bool:
         """Opens the file that is there now; whether there is one."""
@@ -79,7 +83,7 @@ class Records(Mapping[Key, Record]):
     def _take(self, line: dict[str, Any], offset: int) -> None:
         self.lines += 1
         if "expects" in line:
-            self._expects = None if line["expects"] is None else offset
+            self._expects = offset if _is_expectation(line["expects"]) else None
             return
         try:
             folder, name = str(line["folder"]), str(line["name"])
@@ -162,6 +166,16 @@ class Records(Mapping[Key, Record]):
         return sum(map(len, self._offsets.values()))
 
 
+def _is_expectation(value: Any) -> bool:
+    """Whether it is what `Manifest.expect` writes; of a newer version, or damaged, it counts as nothing expected."""
+    match value:
+        case {"label": str(), "later_than": int(), "carried": list(carried), "after": dict(after)}:
+            pairs = all(isinstance(one, list) and len(one) == 2 for one in carried)
+            return pairs and all(text is None or isinstance(text, str) for text in after.values())
+        case _:
+            return False
+
+
 class OfFolder(Mapping[str, Record]):
     """The records of one folder of originals, by the picture's name, each read when it is asked for."""
 
@@ -186,7 +200,7 @@ class Manifest:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.path = root / ".loratory" / MANIFEST
+        self.path = root / STATE / MANIFEST
         self.records = Records(self.path)
         self.read()
 

@@ -97,6 +97,14 @@ def digest_of(path: Path) -> str:
     return state.hexdigest()
 
 
+def digest_if_readable(path: Path) -> str:
+    """`digest_of`, and "" for a file that is not there or cannot be read."""
+    try:
+        return digest_of(path)
+    except OSError:
+        return ""
+
+
 def digest_of_bytes(data: bytes) -> str:
     """`digest_of` for bytes in memory."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
