@@ -62,5 +62,5 @@ def apply_max_norm(modules: Sequence[tuple[Tensor, Tensor, float]], limit: float
             factors += [(limit / norm) ** 0.5] * 2
     if too_large:
         # One launch for all of them; the optimizers of torch are built on it too, but it has no public name.
-        torch._foreach_mul_(too_large, factors)  # pyright: ignore
+        torch._foreach_mul_(too_large, factors)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage] - optimizers of PyTorch use it
     return report_of(norms, limit)

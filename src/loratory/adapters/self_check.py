@@ -93,7 +93,7 @@ def _form_difference(layer: FormLayer, meant: Mapping[str, Tensor], stored: Mapp
     ]
     base, form = layer.base, layer.module.form
     weight: Tensor = base.weight  # pyright: ignore[reportAssignmentType] # untyped on Module
-    bias: Tensor | None = base.bias  # pyright: ignore[reportAssignmentType]
+    bias: Tensor | None = base.bias  # pyright: ignore[reportAssignmentType] # as above
     dtype = widest(weight.device)
     trained = {name: tensor.to(dtype) for name, tensor in layer.tensors().items()}
     x = _probe(base, weight).to(dtype)

@@ -122,7 +122,7 @@ def build_tokenizer(folder: Path, pad_token: str) -> "CLIPTokenizer":
     from transformers import CLIPTokenizer
 
     vocabulary, merges = _vocabulary(folder)
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)  # pyright: ignore[reportArgumentType]
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)  # pyright: ignore[reportArgumentType] - takes tables too
     added_path = folder / "added_tokens.json"
     if added_path.is_file():
         added = read_json(added_path)

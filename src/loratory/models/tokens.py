@@ -70,7 +70,8 @@ def _backend(source: "BaseModel | CLIPTokenizer | LightTokenizer") -> Any:
     # The tokenizers of one model share their vocabulary and differ in padding only: the first speaks for all.
     # The backend is used because the Python layer warns of every caption longer than 77.
     tokenizers = getattr(source, "tokenizers", None)
-    return (source if tokenizers is None else tokenizers[0]).backend_tokenizer  # pyright: ignore
+    one: Any = source if tokenizers is None else tokenizers[0]
+    return one.backend_tokenizer
 
 
 def count_tokens(source: "BaseModel | CLIPTokenizer | LightTokenizer", caption: str, *, weighted: bool = False) -> int:
@@ -142,7 +143,7 @@ def weighted_caption_ids(
 
 
 def _pad(tokenizer: "CLIPTokenizer") -> int:
-    return tokenizer.pad_token_id  # pyright: ignore
+    return tokenizer.pad_token_id  # pyright: ignore[reportReturnType] - typed as any special token
 
 
 def _in_chunks(items: list[_Item], max_token_length: int, begin: _Item, end: _Item, pad: _Item) -> list[list[_Item]]:

@@ -66,7 +66,7 @@ class Changes(Sequence[Change]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
-    __hash__ = None  # pyright: ignore[reportAssignmentType]
+    __hash__ = None  # pyright: ignore[reportAssignmentType] - equal to lists, which have none
 
 
 def read_caption_bytes(path: Path) -> bytes | None:

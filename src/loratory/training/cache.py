@@ -77,7 +77,7 @@ class LatentEncoder:
             [p.pixels(self.background, self.interpolation, kohya_compatible=self.kohya_compatible) for p in pictures]
         )
         with self._turn:  # one at a time: each takes the memory of all the VAE's layers
-            moments = self.vae.encode(pixels.to(self.device, self.dtype)).latent_dist  # pyright: ignore[reportCallIssue]
+            moments = self.vae.encode(pixels.to(self.device, self.dtype)).latent_dist  # pyright: ignore[reportCallIssue] - a decorator of diffusers
             mean, log_variance = moments.mean.float().cpu(), moments.logvar.float().cpu()
         for picture, latents in zip(pictures, mean, strict=True):
             if not latents.isfinite().all():

@@ -17,7 +17,7 @@ def refuse_unknown_compiler(training: TrainingSettings) -> None:
     """Raises LoratoryError for a `dynamo_backend` that this PyTorch does not have."""
     if not training.torch_compile:
         return
-    known: list[str] = torch._dynamo.list_backends(None)  # pyright: ignore
+    known: list[str] = torch._dynamo.list_backends(None)  # pyright: ignore[reportPrivateUsage] - PyTorch has no public name for it
     if training.dynamo_backend not in known:
         raise LoratoryError(
             f'training.dynamo_backend = "{training.dynamo_backend}" is not a compiler of this PyTorch.',
@@ -31,7 +31,7 @@ def compile_blocks(unet: nn.Module, backend: str) -> int:
     Blocks one by one rather than the whole: alike ones share a result, and what lies between them (checkpointing,
     bucket sizes) stays as it is. The adapter must be in its place.
     """
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS)  # pyright: ignore
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS)  # pyright: ignore[reportPrivateUsage] - as above
     blocks = [module for module in unet.modules() if isinstance(module, BasicTransformerBlock | ResnetBlock2D)]
     for block in blocks:
         block.compile(backend=backend)

@@ -41,7 +41,7 @@ class MovingAverage:
     def update(self) -> None:
         """mean += (1 - decay) * (parameter - mean), for all tensors at once."""
         # The public name would be a loop of three launches a tensor; the optimizers of torch are built on these too.
-        torch._foreach_lerp_(  # pyright: ignore
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage] - optimizers of PyTorch use it
             list(self._means.values()),
             [parameter.detach().float() for parameter in self._parameters.values()],
             1 - decay_after(self.updates, self._decay),

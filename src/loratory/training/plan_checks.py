@@ -60,7 +60,7 @@ def truncated_captions(config: Config, info: ModelInfo, images: Sequence[TrainIm
 
 def refuse_clip_skip(config: Config, info: ModelInfo, text_encoders: Sequence[nn.Module]) -> None:
     """Raises LoratoryError for a layer that the text encoder does not have."""
-    layers: int = text_encoders[0].config.num_hidden_layers  # pyright: ignore
+    layers: int = text_encoders[0].config.num_hidden_layers  # pyright: ignore[reportAssignmentType, reportAttributeAccessIssue] - untyped on Module
     if info.family != "sdxl" and (config.model.clip_skip or 1) > layers:
         raise LoratoryError(f"model.clip_skip = {config.model.clip_skip}: the text encoder has {layers} layers only.")
 

@@ -104,7 +104,7 @@ def main() -> None:
     """Speaks with whoever started the process; what libraries print goes to the standard error."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="surrogateescape")
     os.dup2(2, 1)
-    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
+    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # pyright: ignore[reportAttributeAccessIssue] - it is a TextIOWrapper
     serve(sys.stdin, answers)
 
 

@@ -89,7 +89,7 @@ class Prodigy(Optimizer):
         self._keep_scalars({name: self.param_groups[0][name] for name in _SCALARS})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride] - overloads
         """One update of all parameters that have a gradient. Waits for the device in the first step only."""
         loss = None
         if closure is not None:

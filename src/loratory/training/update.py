@@ -72,7 +72,7 @@ def spread_overflow(parameters: Sequence[Parameter]) -> None:
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     largest = torch.nn.utils.get_total_norm(gradients, float("inf"))
-    torch._foreach_mul_(gradients, torch.where(largest.isfinite(), 1.0, float("nan")))  # pyright: ignore
+    torch._foreach_mul_(gradients, torch.where(largest.isfinite(), 1.0, float("nan")))  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage] - as optimizers
 
 
 def _clip(parameters: list[Parameter], max_norm: float) -> Tensor:

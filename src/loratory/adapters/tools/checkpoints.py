@@ -167,11 +167,11 @@ def model_layers(
     for path, module in model.named_modules():
         match module:
             case nn.Linear():
-                yield path, "linear", module.bias is not None  # pyright: ignore[reportUnnecessaryComparison]
+                yield path, "linear", module.bias is not None  # pyright: ignore[reportUnnecessaryComparison] - may be None
             case nn.Conv2d():
                 yield path, "convolution", module.bias is not None
             case nn.LayerNorm() | nn.GroupNorm():
-                yield path, "norm", module.bias is not None  # pyright: ignore[reportUnnecessaryComparison]
+                yield path, "norm", module.bias is not None  # pyright: ignore[reportUnnecessaryComparison] - may be None
             case _:
                 pass
 
