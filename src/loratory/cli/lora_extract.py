@@ -52,8 +52,8 @@ def extract(
 
     if full and (ranks.are_given or exact or clamp_quantile is not None or min_diff is not None or device is not None):
         raise click.UsageError(
-            "--full writes every difference as it is: ranks, --exact, --clamp-quantile, --min-diff and --device are for "
-            "an extraction of singular values."
+            "--full writes every difference as it is; ranks, --exact, --clamp-quantile, --min-diff and --device are "
+            "for singular values."
         )
     refuse_unwritable(target, [base, tuned], force=force)
     remove_leftovers(target)

@@ -1,5 +1,6 @@
 """Numbers on the command line."""
 
+from math import isfinite
 from typing import Any
 
 import click
@@ -10,6 +11,6 @@ class FiniteRange(click.FloatRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = float(super().convert(value, param, ctx))
-        if abs(number) < float("inf"):
-            return number
-        self.fail(f"{value!r} is not a finite number.", param, ctx)
+        if not isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number

@@ -13,7 +13,7 @@ from loratory.sampling.prompts import Prompt, default_prompt
 
 
 def prompts_from_captions(config: Config, images: Iterable[TrainImage], count: int) -> list[Prompt]:
-    """At most `count` captions of `images` as prompts, as `caption_prompts` has them, with the defaults of `[sample]`."""
+    """At most `count` captions of `images` as prompts, by `caption_prompts`, with the defaults of `[sample]`."""
     defaults = default_prompt(config)
     return [replace(defaults, text=text) for text in caption_prompts(images, count, config.training.seed)]
 

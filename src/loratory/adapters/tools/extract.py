@@ -148,9 +148,8 @@ def extract_lora(
         progress(total, total)
         if not modules:
             by = f" by more than {extraction.min_difference:g}" if extraction.min_difference else ""
-            raise LoratoryError(
-                f"{base.info.path} and {tuned.info.path} do not differ{by} in any layer that an adapter has a module for."
-            )
+            both = f"{base.info.path} and {tuned.info.path}"
+            raise LoratoryError(f"{both} do not differ{by} in any layer that an adapter has a module for.")
         metadata = _common_metadata(base, tuned, _told(extraction)) | {
             "ss_network_module": "networks.lora",
             **sizes_metadata(found.values()),
