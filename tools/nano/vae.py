@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 SCHEDULE = Schedule(steps=3000, rate=1e-3)
-DECODER_SCHEDULE = Schedule(steps=300, rate=5e-4, cool_down=0.5)
+DECODER_SCHEDULE = Schedule(steps=2600, rate=1e-3, cool_down=0.6)
 CROP_PX, CROPS, WHOLE = 64, 32, 8
 _KL_WEIGHT = 5e-4
 _COLOURS = np.array(list(BACKGROUNDS.values()), np.float32)
