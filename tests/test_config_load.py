@@ -1,5 +1,6 @@
 """Configurations from files, presets and the command line, and what is said about wrong ones."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -260,6 +261,16 @@ def test_an_own_preset_can_start_from_the_shipped_one_it_hides(write: Write) -> 
     write('preset = "character-adamw"\n[network]\nnetwork_dim = 32\n', "home/config/presets/character-adamw.toml")
     network = load_config(write('preset = "character-adamw"\n' + NEEDED)).network
     assert (network.network_dim, network.network_alpha) == (32, 512)
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_what_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "base.safetensors").touch()
+    path = folder / "config.toml"
+    path.write_text(NEEDED.replace('"nano"', '"base.safetensors"'))
+    with pytest.raises(LoratoryError, match=r'"base\.safetensors": leads through a name that is not valid UTF-8'):
+        load_config(path)
 
 
 def test_presets_that_cannot_be_used(write: Write) -> None:

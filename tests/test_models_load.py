@@ -1,4 +1,5 @@
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -340,6 +341,13 @@ class TestSeparateVae:
         path = tmp_path / "model.safetensors"
         save_file(tensors, path, dict(read_header(files["sd1"]).metadata))
         assert_same_weights(load(path, vae=other / "vae").vae, self.expected(other))
+
+    def test_a_name_that_is_no_utf_8_is_told(self, other: Path, tmp_path: Path) -> None:
+        path = tmp_path / os.fsdecode(b"caf\xe9.safetensors")
+        export_single_file(load(other), tmp_path / "whole.safetensors")
+        (tmp_path / "whole.safetensors").rename(path)
+        with pytest.raises(LoratoryError, match="this name is not valid UTF-8"):
+            load_vae(path, "sd1")
 
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(LoratoryError, match="there is no file or folder"):

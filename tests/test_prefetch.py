@@ -1,5 +1,6 @@
 """Batches made ahead on threads: in order, bounded, and the same whatever their number."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -81,6 +82,19 @@ def test_leaving_early_waits_for_what_is_being_made() -> None:
     released.set()
     leaving.join(10)
     assert prefetch_threads() == []
+
+
+def test_captions_on_disk_are_found_again_whatever_the_folder_is_called(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    entry = EncodedText(torch.rand(2, 3), torch.rand(3))
+    TextCache(lambda caption: entry, "", folder).get("a fox")
+
+    def encode_again(caption: str) -> EncodedText:
+        raise AssertionError(caption)
+
+    found = TextCache(encode_again, "", folder).get("a fox")
+    assert found.pooled is not None and entry.pooled is not None
+    assert torch.equal(found.hidden, entry.hidden) and torch.equal(found.pooled, entry.pooled)
 
 
 def test_threads_that_ask_for_one_caption_have_it_encoded_once() -> None:

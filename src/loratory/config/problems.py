@@ -22,6 +22,7 @@ _LIMITS = {
     "less_than_equal": "must be {le} or less",
     "multiple_of": "must be a multiple of {multiple_of}",
     "finite_number": "must be a finite number",
+    "string_unicode": "leads through a name that is not valid UTF-8: rename that folder",
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
 }

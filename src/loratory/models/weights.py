@@ -52,6 +52,14 @@ def folder_origin(component: str, name: str, present: Mapping[str, Any]) -> Orig
     return Origin(next((candidate for candidate in candidates if candidate in present), name))
 
 
+def _opened(path: Path) -> safe_open:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise LoratoryError(f"{path}: this name is not valid UTF-8.", hint="Rename the file or its folder.") from None
+    return safe_open(path, framework="pt")
+
+
 _SAMPLES_PER_TENSOR = 4096
 
 
@@ -98,7 +106,7 @@ def fill(
     samples: Samples = {}
     where = paths[0] if len(paths) == 1 else paths[0].parent
     with ExitStack() as stack:
-        files = {path: stack.enter_context(safe_open(path, framework="pt")) for path in paths}
+        files = {path: stack.enter_context(_opened(path)) for path in paths}
         for name, empty in module.state_dict().items():
             source = origin(name, place)
             header = place.get(source.key)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from loratory import atomic
@@ -178,9 +178,13 @@ def _same_bucket_batches(pictures: Sequence[Picture], batch_size: int) -> Iterat
             yield members[start : start + batch_size]
 
 
+def _tensors_of(path: Path) -> dict[str, Tensor]:
+    return load(path.read_bytes())  # load_file refuses paths that are not UTF-8
+
+
 def _read_posterior(path: Path) -> Posterior | None:
     try:
-        return Posterior(**load_file(path))
+        return Posterior(**_tensors_of(path))
     except (OSError, SafetensorError, TypeError):
         return None  # missing, or damaged: made again
 
@@ -249,7 +253,7 @@ class TextCache:
         if self.directory is None:
             return None
         try:
-            tensors = load_file(self._path(self.directory, caption))
+            tensors = _tensors_of(self._path(self.directory, caption))
             return EncodedText(tensors["hidden"], tensors.get("pooled"))
         except (OSError, SafetensorError, KeyError):
             return None

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from loratory.errors import LoratoryError
 
@@ -44,7 +44,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def _safetensors_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load_file(path)
+        return load(path.read_bytes())  # load_file refuses names that are not UTF-8
     except SafetensorError as error:
         raise LoratoryError(
             f"{path} is no upscaler: it is neither a .safetensors file nor a .pth file, or it is damaged ({error}).",
