@@ -267,7 +267,8 @@ def test_norms_that_are_not_there_are_not_trained_in_silence():
 @pytest.fixture
 def lycoris(monkeypatch):
     """LyCORIS' network; it keeps presets in the class, which is put back."""
-    network = pytest.importorskip("lycoris.kohya").LycorisNetworkKohya
+    from lycoris.kohya import LycorisNetworkKohya as network  # here, since it imports much
+
     for name in [name for name in vars(network) if name.isupper()]:
         monkeypatch.setattr(network, name, getattr(network, name))
     return network
@@ -276,7 +277,8 @@ def lycoris(monkeypatch):
 def lycoris_preset(name):
     """A preset of LyCORIS 4.1.3 as it is meant: without the class that Anima brought, which holds modules that are
     named a second time, with the attention of diffusers, and with patterns that match whole paths."""
-    config = pytest.importorskip("lycoris.config")
+    from lycoris import config
+
     # Complete: what a preset leaves out stays as the last one of the process had it.
     names = ("unet_target_module", "unet_target_name", "text_encoder_target_module", "text_encoder_target_name")
     complete = {"enable_conv": False, "use_fnmatch": False, "name_algo_map": {}, "module_algo_map": {}}

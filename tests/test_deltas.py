@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lycoris import modules as lycoris
 from torch import Tensor, nn
 
 from loratory.adapters.deltas import complete_kind, delta, needs_base
@@ -16,7 +17,6 @@ from loratory.config.schema import NetworkSettings
 from loratory.errors import LoratoryError
 
 logging.getLogger("lycoris").setLevel(logging.ERROR)
-lycoris = pytest.importorskip("lycoris.modules")
 # (LyCORIS' module, its settings, ours): alpha is 3 and the rank 4 unless they say otherwise.
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "locon": ("locon.LoConModule", {}, {"network_type": "locon"}),

@@ -206,7 +206,8 @@ def outputs(base: BaseModel, family: Family) -> list[Tensor]:
     ids=lambda arguments: " ".join(map(str, arguments.values())),
 )
 def test_lycoris_merges_its_own_networks_to_the_same_weights(tmp_path: Path, bases: Any, arguments: Any) -> None:
-    kohya = pytest.importorskip("lycoris.kohya")
+    from lycoris import kohya
+
     kohya.LycorisNetworkKohya.apply_preset(
         {
             "enable_conv": True,
