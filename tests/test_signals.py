@@ -28,7 +28,7 @@ TOUR = [
 
 
 def begun(command: list[str], folder: Path) -> subprocess.Popen[str]:
-    """The process. It hears SIGINT as if a person had started it, also where the tests run in the background."""
+    """The process. It hears signals as if a person had started it, also where tests run in the background or by nohup."""
     (folder / "runs").mkdir(exist_ok=True)
     return subprocess.Popen(
         command,
@@ -37,8 +37,13 @@ def begun(command: list[str], folder: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=_hears_all,
     )
+
+
+def _hears_all() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def started(command: list[str], folder: Path) -> tuple[subprocess.Popen[str], str]:
