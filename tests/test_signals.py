@@ -28,7 +28,7 @@ TOUR = [
 
 
 def begun(command: list[str], folder: Path) -> subprocess.Popen[str]:
-    """The process. It hears signals as if a person had started it, also where tests run in the background or by nohup."""
+    """The process. It hears signals as if a person had started it, also where tests run in the background."""
     (folder / "runs").mkdir(exist_ok=True)
     return subprocess.Popen(
         command,
