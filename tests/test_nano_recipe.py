@@ -215,9 +215,30 @@ def test_what_is_written_loads_as_the_embedded_model_does(tmp_path: Path) -> Non
     assert size_bytes < 39.9e6  # with its card, 40 MB in the package
 
 
+def test_a_picture_is_most_like_itself_and_hearts_like_hearts() -> None:
+    from adapted import heart_prompts, load_hearts, nearest
+    from judge import JudgeTask
+    from pictures import BACKGROUNDS, on_background
+
+    pictures = some_pictures()
+    judge = JudgeTask(pictures, np.arange(6), torch.device("cpu"))
+    white = np.full((6, 3), 255, np.float32)
+    x = on_background(pictures.pixels, white)
+    assert nearest(judge, x, x.flip(0)).tolist() == [5, 4, 3, 2, 1, 0]
+    hearts = load_hearts()
+    assert hearts.shape == (24, 128, 128, 4) and hearts.dtype == np.uint8
+    gallery = torch.cat([x, on_background(hearts, np.full((24, 3), 255, np.float32))])
+    assert nearest(judge, gallery[6:], gallery).tolist() == list(range(6, 30))
+    prompts = heart_prompts()
+    assert len(prompts) == len({prompt for prompt, _ in prompts}) == 73
+    assert {background for _, background in prompts} == {*BACKGROUNDS}
+    assert all(prompt.endswith(f", {background} background") for prompt, background in prompts)
+
+
 @pytest.mark.slow
 def test_from_pictures_to_the_model_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it, but for so few steps that nothing is learnt."""
+    import adapted
     import denoiser
     import judge
     import make
@@ -233,10 +254,10 @@ def test_from_pictures_to_the_model_card(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(judge, "_BATCH", 4)
     monkeypatch.setattr(measure, "STEPS", 1)
     monkeypatch.setattr(measure, "_PROMPTS", measure._PROMPTS[:2])
-    drawn = measure.drawn_figures
-    monkeypatch.setattr(
-        make, "drawn_figures", lambda out, clip, judge, pictures: drawn(out, clip, judge, pictures, count=4)
-    )
+    monkeypatch.setattr(make, "DRAWN", 4)
+    monkeypatch.setattr(make, "heart_prompts", lambda: adapted.heart_prompts()[:4])
+    shorter = ("training.exposure=1", 'sample.prompts=["hrt --s 1"]')
+    monkeypatch.setattr(make, "train_demo", lambda model, out: adapted.train_demo(model, out, *shorter))
     assert make.main([str(tmp_path), "--minutes", "0"]) == 0
     assert not (tmp_path / "nano").exists()
     assert make.main([str(tmp_path), "--so-far"]) == 0
@@ -244,5 +265,6 @@ def test_from_pictures_to_the_model_card(tmp_path: Path, monkeypatch: pytest.Mon
     assert make.main([str(tmp_path)]) == 0
     card = (tmp_path / "nano" / "NOTICE.md").read_text("utf-8")
     assert "{" not in card and f"| 20 on 10 backgrounds each | 2 | {denoiser.BATCH} |" in card
+    assert "| drawn with the LoRA | " in card
     assert (tmp_path / "samples.png").stat().st_size > 1000
     assert (tmp_path / "nano.safetensors").stat().st_size > 25e6

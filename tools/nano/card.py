@@ -25,10 +25,9 @@ def model_card(pictures: Pictures, networks: dict[str, Any], steps: dict[str, in
 
     def percentages(shares: dict[str, float]) -> str:
         return " | ".join(
-            f"{shares[key]:.0%}" for key in ("subject_first", "subject_among_five", "style", "background")
+            f"{shares[key]:.0%}" for key in ("hearts", "subject_first", "subject_among_five", "style", "background")
         )
 
-    drawn, real = figures["drawn"], figures["real"]
     unet, text, vae = networks["unet"], networks["text_encoder"], networks["vae"]
     subjects = np.flatnonzero(pictures.subject)
     return _TEMPLATE.read_text("utf-8").format(
@@ -52,12 +51,14 @@ def model_card(pictures: Pictures, networks: dict[str, Any], steps: dict[str, in
         psnr_held_back=figures["psnr_db_held_back"],
         psnr_subjects=figures["psnr_db_subjects"],
         drawn_count=figures["drawn_count"],
-        drawn=percentages(drawn),
-        real=percentages(real),
+        hearts_count=figures["hearts_count"],
+        drawn=percentages(figures["drawn"]),
+        adapted=percentages(figures["adapted"]),
+        real=percentages(figures["real"]),
         sampler_steps=STEPS,
         guidance=GUIDANCE,
         crops=CROPS,
         crop_px=CROP_PX,
         whole=WHOLE,
-        packages=listed(f"`{package}`" for package in (*STYLES.values(), KEYWORDS)),
+        packages="\n".join(f"`{package}`," for package in (*STYLES.values(), KEYWORDS)).rstrip(","),
     )

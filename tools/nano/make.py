@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from adapted import heart_prompts, heart_share, real_heart_share, train_demo
 from card import model_card
 from denoiser import SCHEDULE as DENOISER_SCHEDULE
 from denoiser import DenoiserTask
@@ -27,13 +28,14 @@ from export import write_folder, write_single_file
 from judge import SCHEDULE as JUDGE_SCHEDULE
 from judge import JudgeTask
 from loop import train
-from measure import contact_sheet, drawn_figures
+from measure import contact_sheet, drawn_shares, load_pipeline, real_shares, wanted_pictures
 from pictures import Pictures, load_pictures
 from vae import DECODER_SCHEDULE, DecoderTask, VaeTask, encode_all, psnr_db, whiten
 from vae import SCHEDULE as VAE_SCHEDULE
 
 from loratory.training.device import pick_device
 
+DRAWN = 256
 CLIP = Path(__file__).parents[2] / "src" / "loratory" / "models" / "assets" / "clip"
 
 
@@ -99,11 +101,24 @@ def report(work: Path, out: Path, pictures: Pictures, judge: JudgeTask) -> dict[
 
     vae = AutoencoderKL.from_pretrained(out / "vae").float()
     held_back, subjects = np.flatnonzero(pictures.held_back), np.flatnonzero(pictures.subject)
+    pipeline, wanted, prompts = load_pipeline(out, CLIP), wanted_pictures(judge, DRAWN), heart_prompts()
+
+    def drawn() -> dict[str, float]:
+        hearts = {"hearts": heart_share(pipeline, judge, pictures, prompts)}
+        return drawn_shares(pipeline, judge, wanted) | hearts
+
     figures: dict[str, Any] = {
         "psnr_db_held_back": psnr_db(vae, pictures, held_back),
         "psnr_db_subjects": psnr_db(vae, pictures, subjects),
-        **drawn_figures(out, CLIP, judge, pictures),
+        "drawn_count": len(wanted),
+        "hearts_count": len(prompts),
+        "drawn": drawn(),
     }
+    pipeline.load_lora_weights(str(train_demo(out, work / "demo")))
+    figures["adapted"] = drawn()
+    pipeline.unload_lora_weights()
+    hearts = {"hearts": real_heart_share(judge, pictures)}
+    figures["real"] = real_shares(pipeline, judge, pictures, wanted) | hearts
     text = json.dumps(figures, indent=2)
     (work / "figures.json").write_text(text + "\n", "utf-8")
     contact_sheet(out, CLIP).save(work / "samples.png")

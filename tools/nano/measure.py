@@ -71,24 +71,31 @@ def _verdicts(judge: JudgeTask, x: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     return subjects.cpu(), styles.cpu()
 
 
-def drawn_figures(
-    folder: Path, tokenizer: Path, judge: JudgeTask, pictures: Pictures, count: int = 256
-) -> dict[str, object]:
-    """What the judge says of pictures drawn from prompts: every nth subject, all styles and backgrounds in turn.
-
-    And what it says of the real pictures of these prompts, through the VAE and back: more cannot be had.
-    """
-    pipeline = load_pipeline(folder, tokenizer)
+def wanted_pictures(judge: JudgeTask, count: int) -> list[tuple[str, str, str]]:
+    """Style, subject and background of pictures to be drawn: every nth subject, all styles and backgrounds in turn."""
     names = [judge.subjects[index * len(judge.subjects) // count] for index in range(count)]
     styles = [judge.styles[index % len(judge.styles)] for index in range(count)]
     backgrounds = [list(BACKGROUNDS)[index // len(judge.styles) % len(BACKGROUNDS)] for index in range(count)]
-    wanted = list(zip(styles, names, backgrounds, strict=True))
-    drawn = draw(pipeline, [f"{style} style, {name}, {background} background" for style, name, background in wanted])
+    return list(zip(styles, names, backgrounds, strict=True))
+
+
+def drawn_shares(
+    pipeline: StableDiffusionPipeline, judge: JudgeTask, wanted: Sequence[tuple[str, str, str]]
+) -> dict[str, float]:
+    """What the judge says of pictures drawn from prompts."""
+    prompts = [f"{style} style, {name}, {background} background" for style, name, background in wanted]
+    return _shares(judge, draw(pipeline, prompts), wanted)
+
+
+def real_shares(
+    pipeline: StableDiffusionPipeline, judge: JudgeTask, pictures: Pictures, wanted: Sequence[tuple[str, str, str]]
+) -> dict[str, float]:
+    """What it says of the real pictures, through the VAE and back: more cannot be had."""
     places = {pair: index for index, pair in enumerate(zip(pictures.style, pictures.name, strict=True))}
-    chosen = np.array([places[style, name] for style, name in zip(styles, names, strict=True)])
-    colours = np.array([BACKGROUNDS[background] for background in backgrounds], np.float32)
+    chosen = np.array([places[style, name] for style, name, _ in wanted])
+    colours = np.array([BACKGROUNDS[background] for _, _, background in wanted], np.float32)
     real = there_and_back(pipeline.vae, on_background(pictures.pixels[chosen], colours))
-    return {"drawn": _shares(judge, drawn, wanted), "real": _shares(judge, real, wanted), "drawn_count": count}
+    return _shares(judge, real, wanted)
 
 
 def _shares(judge: JudgeTask, x: torch.Tensor, wanted: Sequence[tuple[str, str, str]]) -> dict[str, float]:
