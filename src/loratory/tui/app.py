@@ -1,6 +1,5 @@
 """The Textual program: its panes, the run it trains, and a good end whatever happens to its terminal."""
 
-import asyncio
 import gc
 import importlib
 import io
@@ -9,7 +8,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -28,6 +26,7 @@ from loratory.errors import FAILED, LoratoryError
 from loratory.terminal.modes import Graphics
 from loratory.tui.ascii_only import AsciiOnly
 from loratory.tui.crash import keep_crash
+from loratory.tui.delivery import Delivery
 from loratory.tui.first_frame import FirstFrame, is_loaded, module_of
 from loratory.tui.in_turn import KeysInTurn
 from loratory.tui.keymaps import Keymaps
@@ -116,7 +115,7 @@ class LoratoryApp(App[None]):
 
     def on_mount(self) -> None:
         if not self.is_headless:
-            self._own_loop = asyncio.get_running_loop()
+            self._deliver = Delivery(self)
             # Without this the process dies with captions still to be written and a run in it, or spins on a terminal
             # that is gone.
             for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
@@ -175,8 +174,7 @@ class LoratoryApp(App[None]):
             threading.Thread(target=self._end_anyway, name="end", daemon=True).start()
         elif number != signal.SIGHUP and self.own_run is not None:
             self.own_run.stop()
-        with suppress(RuntimeError):  # the loop has ended, and the screens with it
-            self._own_loop.call_soon_threadsafe(self.leave)
+        self._deliver(self.leave)
 
     def _end_anyway(self) -> None:
         time.sleep(_ORDERLY_END_S)

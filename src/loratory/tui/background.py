@@ -1,6 +1,5 @@
 """What the editor does between and beside key presses: reading, checking, watching the disk, loading what it knows."""
 
-import asyncio
 import threading
 import time
 from collections import defaultdict
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from loratory.editing.facts import trained_line
 from loratory.errors import LoratoryError
+from loratory.tui.delivery import Delivery
 from loratory.tui.told import Told
 
 if TYPE_CHECKING:
@@ -32,14 +32,13 @@ _Result = TypeVar("_Result")
 class Background:
     """The threads of a screen, and the slices of work on its own thread.
 
-    Whatever a thread finds comes to the screen through `deliver`, which never waits: a terminal that takes nothing more
-    holds up the screen, and must not hold up who writes captions.
+    Whatever a thread finds comes to the screen through `deliver`, which never waits.
     """
 
     def __init__(self, screen: "TagsScreen") -> None:
         self._screen = screen
         self._session = screen.session
-        self._loop = asyncio.get_running_loop()
+        self._hand_over = Delivery(screen)
         self.stopping = threading.Event()
         self.has_begun = False
         self.context: CheckContext | None = None
@@ -191,20 +190,15 @@ class Background:
 
     def deliver(self, work: Callable[[], None]) -> None:
         """Hands work over to the screen's thread and never waits; dropped when the screen is gone."""
-        self._hand_over(work, lambda: None)
+        self._hand_over(lambda: None if self.stopping.is_set() else work())
 
     def deliver_written(self, work: Callable[[], None]) -> None:
         """`deliver` for what came of writing: kept for `take_late` when the screen is going."""
-        self._hand_over(work, lambda: self._late.append(work))
 
-    def _hand_over(self, work: Callable[[], None], otherwise: Callable[[], None]) -> None:
-        if self.stopping.is_set():
-            otherwise()
-            return
-        try:
-            self._loop.call_soon_threadsafe(lambda: otherwise() if self.stopping.is_set() else work())
-        except RuntimeError:  # the loop was closed meanwhile
-            otherwise()
+        def keep() -> None:
+            self._late.append(work)
+
+        self._hand_over(lambda: keep() if self.stopping.is_set() else work(), keep)
 
     # --- slices ---
 

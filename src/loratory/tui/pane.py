@@ -190,7 +190,7 @@ class Pane(Screen[None]):
 
     def look(self) -> None:
         """Draws everything as it is now."""
-        if not self._has_begun:
+        if not (self._has_begun and self.is_running):  # when it ends its widgets go first
             return
         width = self.size.width
         self._line("title", self.title_content(width))
@@ -209,7 +209,7 @@ class Pane(Screen[None]):
         return self._told.text
 
     def _draw_told(self) -> None:
-        if not self.is_mounted:
+        if not (self.is_mounted and self.is_running):
             return
         lines = message_lines(self._told, "", self.size.width, self.glyphs)
         widget = self.query_one(".pane-message", Static)

@@ -1,6 +1,5 @@
 """The gallery: pages through the samples and grids of a run, and sets them beside each other."""
 
-import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from textual.widgets import Static
 
 from loratory.errors import LoratoryError
 from loratory.runs.store import RunDirectory
+from loratory.tui.delivery import Delivery
 from loratory.tui.frame import frame_line
 from loratory.tui.gallery.asking import ask_for_sample, listening, proposed_prompt
 from loratory.tui.gallery.place import Look, Place
@@ -71,12 +71,7 @@ class GalleryScreen(Pane):
         self._is_finding = False
         self._list: tuple[object, TableView] = (None, TableView())
         self._looks: Timer | None = None
-        self._stopping = threading.Event()
-        self._own_loop = asyncio.get_running_loop()
-
-    def end(self) -> None:
-        if self.is_mounted:
-            self._stopping.set()
+        self._deliver = Delivery(self)
 
     # --- finding pictures ---
 
@@ -152,15 +147,6 @@ class GalleryScreen(Pane):
     def _failed(self, told: Told) -> None:
         self._is_finding = False
         self.tell(told)
-
-    def _deliver(self, work: Callable[[], object]) -> None:
-        if not self._stopping.is_set():
-            try:
-                # By way of the screen's own messages: outside of them Textual does not know its program, which a
-                # screen that is pushed asks for.
-                self._own_loop.call_soon_threadsafe(lambda: None if self._stopping.is_set() else self.call_later(work))
-            except RuntimeError:  # the loop was closed meanwhile
-                return
 
     # --- drawing ---
 

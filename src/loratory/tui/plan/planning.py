@@ -1,30 +1,33 @@
 """The plan that belongs to a draft, and what is being done for it."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from loratory.config.draft import Draft
 from loratory.config.lint import Facts
 from loratory.training.plan_report import facts_from
+from loratory.tui.delivery import Delivery
 from loratory.tui.plan.planner import Answer, Planner
 
 
 class Planning:
     """Asks for plans and measurements, and keeps the last of each.
 
-    Made in the screen's thread. changed: called there when there is something new. failed: called there with the reason
-    for which a measurement came to nothing. measured: called there when one is done.
+    deliver: hands work over to the screen's thread. changed: called there when there is something new. failed: called
+    there with the reason for which a measurement came to nothing. measured: called there when one is done.
     """
 
     def __init__(
-        self, changed: Callable[[], object], failed: Callable[[str], object], measured: Callable[[], object]
+        self,
+        deliver: Delivery,
+        changed: Callable[[], object],
+        failed: Callable[[str], object],
+        measured: Callable[[], object],
     ) -> None:
         self._changed = changed
         self._failed = failed
         self._has_measured = measured
-        self._loop = asyncio.get_running_loop()
-        self._is_over = False
+        self._deliver = deliver
         self._answer: Answer | None = None
         self._measured: Answer | None = None
         self.answers = 0  # so many were taken, of either kind
@@ -81,20 +84,11 @@ class Planning:
 
     def end(self) -> None:
         """Ends all that is under way; from any thread."""
-        self._is_over = True
         self._planner.end()
         self._measurer.end()
 
     def _is_known(self, draft: Draft) -> bool:
         return self._answer is not None and _is_of(self._answer, draft) and not self._planner.is_busy
-
-    def _deliver(self, work: Callable[[], object]) -> None:
-        """Hands work to the screen's thread and never waits; dropped when the screen is going."""
-        if not self._is_over:
-            try:
-                self._loop.call_soon_threadsafe(lambda: None if self._is_over else work())
-            except RuntimeError:  # the loop was closed meanwhile
-                return
 
     def _planned(self, answer: Answer) -> None:
         self._answer = answer

@@ -13,6 +13,7 @@ from textual.widgets import Static
 from loratory.config.draft import Draft, replaced
 from loratory.config.draft_files import open_draft
 from loratory.errors import LoratoryError
+from loratory.tui.delivery import Delivery
 from loratory.tui.frame import frame_line
 from loratory.tui.pane import Pane
 from loratory.tui.plan import journal
@@ -60,7 +61,9 @@ class PlanScreen(Pane):
                 yield Lines(id="plan-report")
 
     def begin(self) -> None:
-        self.planning = Planning(self._look_anew, lambda why: self.tell(Told(why, wrong=True)), self._has_measured)
+        self.planning = Planning(
+            Delivery(self), self._look_anew, lambda why: self.tell(Told(why, wrong=True)), self._has_measured
+        )
         self.browsing = Browsing()
         self._is_in_plan = False
         self._question: Callable[[], object] | None = None

@@ -3,7 +3,6 @@
 Whatever a thread finds comes to the screen through `deliver`, which never waits.
 """
 
-import asyncio
 import threading
 import time
 from collections import deque
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from loratory.errors import LoratoryError
 from loratory.imaging.facts import PictureFacts
+from loratory.tui.delivery import Delivery
 from loratory.tui.prepare.snapshot import Snapshot, snapshot_of
 from loratory.tui.prepare.state import Progress
 from loratory.tui.told import Told
@@ -49,8 +49,7 @@ class Work:
 
     def __init__(self, screen: "PrepareScreen") -> None:
         self._screen = screen
-        self._loop = asyncio.get_running_loop()
-        self.stopping = threading.Event()
+        self.deliver = Delivery(screen)
         self.built: deque[str] = deque()  # names that a build came to, for the screen to take
         self.progress: Progress | None = None
         self.is_surveying = False
@@ -89,22 +88,12 @@ class Work:
 
     def end(self) -> None:
         """Ends the threads: recipes that were shown are written, a build ends after the picture in hand."""
-        self.stopping.set()
         self._stop_build.set()
         self._pause_build.set()
         self._stop_survey.set()
         if self._build is not None:
             self._build.join(_BUILD_ENDS_WITHIN_S)
         self._writer.close()
-
-    def deliver(self, work: Callable[[], None]) -> None:
-        """Hands work over to the screen's thread and never waits; dropped when the screen is gone."""
-        if self.stopping.is_set():
-            return
-        try:
-            self._loop.call_soon_threadsafe(lambda: None if self.stopping.is_set() else work())
-        except RuntimeError:  # the loop was closed meanwhile
-            return
 
     def run(self, work: Callable[[], _Result], done: Callable[[_Result], None]) -> None:
         """Does reading work on a thread that nobody waits for at the end."""

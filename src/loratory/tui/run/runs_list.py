@@ -1,10 +1,8 @@
 """All runs of the project, newest first: one to be shown, two to be compared, several to be laid over each other."""
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import ClassVar
 
@@ -18,6 +16,7 @@ from loratory.config.describe import show
 from loratory.errors import LoratoryError
 from loratory.runs.compare import Difference, Glance, glance, settings_diff
 from loratory.runs.store import ALIVE, RunDirectory, find_runs
+from loratory.tui.delivery import Delivery
 from loratory.tui.frame import footer_line
 from loratory.tui.keys import Action, Keymap, written_key
 from loratory.tui.pane import Panes, key_lines
@@ -93,7 +92,6 @@ class RunsScreen(Page[list[RunDirectory] | None]):
         self._wanted = threading.Event()
         self._wanted_rows: list[int] = []
         self._stopping = threading.Event()
-        self._own_loop: asyncio.AbstractEventLoop | None = None
         self._timer: Timer | None = None
 
     def compose(self) -> ComposeResult:
@@ -104,7 +102,7 @@ class RunsScreen(Page[list[RunDirectory] | None]):
             yield Static("", id="runs-keys", markup=False)
 
     def on_mount(self) -> None:
-        self._own_loop = asyncio.get_running_loop()
+        self._deliver = Delivery(self)
         threading.Thread(target=self._read, name="runs", daemon=True).start()
         self._timer = self.set_interval(_LOOK_EVERY_S, self._want_living)
         self._look()
@@ -133,7 +131,7 @@ class RunsScreen(Page[list[RunDirectory] | None]):
             found = list(find_runs(self._panes.project.runs_dir))
         except OSError as error:
             problem = f"{error.strerror} ({error.filename})"
-        self._hand_over(lambda: self._take_runs(found, problem))
+        self._deliver(lambda: self._take_runs(found, problem))
         while not self._stopping.is_set():
             self._wanted.wait()
             self._wanted.clear()
@@ -145,16 +143,10 @@ class RunsScreen(Page[list[RunDirectory] | None]):
                 is_over = self._stopping.is_set() or rows is not self._wanted_rows or row == rows[-1]
                 if is_over or time.monotonic() - told_s > _TOLD_EVERY_S:
                     told_s = time.monotonic()
-                    self._hand_over(partial(self._take_glances, read))
+                    self._deliver(partial(self._take_glances, read))
                     read = {}
                 if is_over:
                     break
-
-    def _hand_over(self, work: Callable[[], None]) -> None:
-        """Gives work to the screen's thread and never waits; dropped when the screen is going."""
-        if self._own_loop is not None and not self._stopping.is_set():
-            with suppress(RuntimeError):  # the loop has ended
-                self._own_loop.call_soon_threadsafe(lambda: None if self._stopping.is_set() else work())
 
     def _take_runs(self, found: list[RunDirectory], problem: str) -> None:
         self._runs, self._problem, self._view = found, problem, None
@@ -185,7 +177,7 @@ class RunsScreen(Page[list[RunDirectory] | None]):
     # --- drawing ---
 
     def _look(self) -> None:
-        if not self.is_mounted or self._stopping.is_set():
+        if not (self.is_mounted and self.is_running):
             return
         empty = "Looking for runs." if self._runs is None else f"No runs in {self._panes.project.runs_dir}."
         self.query_one(Table).show(

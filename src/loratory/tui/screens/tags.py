@@ -138,7 +138,7 @@ class TagsScreen(Screen[None]):
 
     def look(self) -> None:
         """Draws everything as it is now."""
-        if not self.is_mounted:
+        if not (self.is_mounted and self.is_running):  # when it ends its widgets go first
             return
         self.background.note_look()
         editor, item, width, glyphs = self.editor, self.editor.current, self.size.width, self.glyphs
@@ -177,7 +177,7 @@ class TagsScreen(Screen[None]):
 
     def tell(self, told: Told, instead_of: Told | None = None) -> None:
         """Shows a sentence until the next; given another one, only if that is still the one shown."""
-        if self.background.stopping.is_set():
+        if self.background.stopping.is_set() or not self.is_running:
             self.last_words += [told.text] if told.wrong else []
             return
         if instead_of is not None and self._message is not instead_of:

@@ -1,6 +1,5 @@
 """The statistics pane: what the set is made of, and how its folders could be balanced."""
 
-import asyncio
 import threading
 import time
 from collections import defaultdict
@@ -19,6 +18,7 @@ from loratory.dataset.concept_folders import ConceptFolders, find_concepts
 from loratory.dataset.goals import advised
 from loratory.dataset.what_if import WhatIf, start
 from loratory.errors import LoratoryError
+from loratory.tui.delivery import Delivery
 from loratory.tui.pane import DatasetPane
 from loratory.tui.stats.sections import BALANCE, SECTIONS, Figures, balance_view, section_view
 from loratory.tui.text import fitted, plain
@@ -56,7 +56,7 @@ class StatsScreen(DatasetPane):
         self._progress = ""
         self._progress_s = 0.0
         self._stopping = threading.Event()
-        self._own_loop = asyncio.get_running_loop()
+        self._deliver = Delivery(self)
         self._seen: tuple[ConceptFolders | None, str] | None = None
         self._count_again = False
         self._what_if: WhatIf | None = None
@@ -182,14 +182,6 @@ class StatsScreen(DatasetPane):
         if now - self._progress_s > _LOOK_EVERY_S:
             self._progress_s = now
             self._deliver(lambda: self._show_progress(done, total))
-
-    def _deliver(self, work: Callable[[], object]) -> None:
-        """Hands work to the screen's thread and never waits; dropped when the screen is going."""
-        if not self._stopping.is_set():
-            try:
-                self._own_loop.call_soon_threadsafe(lambda: None if self._stopping.is_set() else work())
-            except RuntimeError:  # the loop was closed meanwhile
-                return
 
     def _show_progress(self, done: int, total: int) -> None:
         self._progress = f"looking {done}/{total}"
