@@ -4,9 +4,9 @@
     python journal_driver.py FOLDER every
 
 Each try forks a child from this warm process, which commits a batch over all captions or undoes the last one, and kills
-it with SIGKILL after a random part of the time the whole takes; in some tries the process that recovers is killed as
-well. Goes on until KILLS children died at work. The child is forked rather than started so that a hundred tries take
-seconds. Any broken promise raises. Prints a JSON object that counts what the kills hit.
+it with SIGKILL after a random part of the time the whole takes, as the tries before tell it; in some tries the process
+that recovers is killed as well. Goes on until KILLS children died at work. The child is forked rather than started so
+that a hundred tries take seconds. Any broken promise raises. Prints a JSON object that counts what the kills hit.
 """
 
 import json
@@ -91,6 +91,8 @@ class Tries:
             work, what = self.commit(new), "commit"
         was_killed = killed_after(self.random.uniform(0, self.whole_s * 1.1), work)
         self.counts["killed at work" if was_killed else "killed too late"] += 1
+        if not was_killed:
+            self.whole_s *= 0.8
 
         self.now = self.look(history, old, new, what)
         pending = Journal(self.root).pending()
@@ -109,6 +111,7 @@ class Tries:
         assert len(added) <= 1
         if not added:
             self.counts["before the batch began"] += 1
+            self.whole_s *= 1.2  # the machine has become slower: without this no kill would come later
             assert journal.pending() is None
             assert states == {old: CAPTIONS}
             return old

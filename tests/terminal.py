@@ -67,9 +67,10 @@ class Terminal:
             time.sleep(0.02)
         return True
 
-    def exit_code(self) -> int:
-        """Waits for the program to end."""
-        return int(self.wait_for(r"^exit code \d+$")[-1].split()[-1])
+    def ends_with(self, code: int) -> None:
+        """Waits for the program to end, with this exit code."""
+        ended = self.wait_for(r"^exit code \d+$")[-1]
+        assert ended == f"exit code {code}", "\n".join(self.lines("-S", "-200"))
 
     def close(self) -> None:
         subprocess.run([*self._tmux, "kill-server"], capture_output=True)

@@ -66,7 +66,7 @@ def test_a_run_from_the_plan_pane_outlives_its_terminal(
         wait_for(lambda: is_done(run), 300)
         viewer.wait_for("✓ done")
         viewer("send-keys", "C-q")
-        assert viewer.exit_code() == 0
+        viewer.ends_with(0)
     finally:
         viewer.close()
     after = run.read_record()
@@ -88,7 +88,7 @@ def test_a_signal_ends_the_screens_and_not_the_run(terminal: Terminal, tmp_path:
         wait_for(lambda: is_done(run), 300)
     else:
         terminal.wait_for("goes on in this process")
-    assert terminal.exit_code() == 0
+    terminal.ends_with(0)
     assert is_done(run) and steps_of(run) == list(range(1, 21))
     assert not re.search("Traceback|error", "\n".join(terminal.lines()))
 
@@ -100,7 +100,7 @@ def test_leaving_with_a_run_going_shows_a_progress_line(terminal: Terminal, tmp_
     terminal.wait_for(r"training .*step \d+/4000")
     terminal("send-keys", "C-c")
     terminal.wait_for("train --resume")
-    assert terminal.exit_code() == 1
+    terminal.ends_with(1)
     assert liveness(run.read_record()) == "stopped"
     steps = steps_of(run)
     assert steps == list(range(1, len(steps) + 1)) and len(steps) < 4000
@@ -119,7 +119,7 @@ def test_stopping_at_once_while_the_engine_is_loaded(terminal: Terminal, tmp_pat
     terminal.wait_for("stopping after the step in hand")  # there is no step yet after which it could stop
     terminal("send-keys", "C-c")
     terminal.wait_for("Stopped at once")
-    assert terminal.exit_code() == 1
+    terminal.ends_with(1)
     assert liveness(run.read_record()) == "stopped" and steps_of(run) == []
     assert last_of(run).message.startswith("Stopped at once")
 
@@ -154,7 +154,7 @@ def test_several_viewers_and_one_that_only_looks(terminal: Terminal, tmp_path: P
         for viewer in viewers:
             viewer.wait_for("■ stopped")
             viewer("send-keys", "C-q")
-            assert viewer.exit_code() == 0
+            viewer.ends_with(0)
     finally:
         second.close()
         third.close()
@@ -169,7 +169,7 @@ def test_leaving_while_the_plan_is_made(terminal: Terminal, tmp_path: Path, isol
     terminal.run([*PROGRAM, str(nano_config(tmp_path, STEPS))])
     terminal.wait_for(said)
     terminal("send-keys", "C-q")
-    assert terminal.exit_code() == 0
+    terminal.ends_with(0)
     assert not re.search("Traceback|error", "\n".join(terminal.lines()))
     wait_for(lambda: not planners_of(isolated), 20)
     assert not (tmp_path / "runs").exists()

@@ -1,4 +1,4 @@
-"""Work that threads hand over to screens: done on the screen's thread with all it needs, dropped when the screen goes."""
+"""Work that threads hand over to screens: done on the screen's thread with all it needs, dropped when it goes."""
 
 import asyncio
 import threading

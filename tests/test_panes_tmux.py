@@ -36,7 +36,7 @@ def open_pane(terminal: Terminal, folder: Path, digit: str, width: int = 80, hei
 
 def quit_program(terminal: Terminal) -> None:
     terminal("send-keys", "C-q")
-    assert terminal.exit_code() == 0
+    terminal.ends_with(0)
 
 
 def answer(terminal: Terminal, question: str, text: str) -> None:

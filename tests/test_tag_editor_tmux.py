@@ -220,7 +220,7 @@ def test_thirty_pictures_are_tagged_by_keys_alone(terminal: Terminal, tmp_path: 
         expected[index].append("white background")
 
     press("C-q")
-    assert terminal.exit_code() == 0
+    terminal.ends_with(0)
     assert [read_tags(folder / f"{stem}.txt") for stem in stems] == expected
     assert {path.name for path in folder.iterdir()} == {f"{stem}.{end}" for stem in stems for end in ("png", "txt")}
     assert Journal(folder.parent).pending() is None
@@ -322,7 +322,7 @@ def test_a_killed_batch_is_finished_or_rolled_back_at_the_next_start(
         assert states(captions) == {NEW if key == "f" else OLD}
         again.wait_for(r" a tok .* 1000$" if key == "f" else r" a solo .* 1000$")
         again("send-keys", "C-q")
-        assert again.exit_code() == 0
+        again.ends_with(0)
     finally:
         again.close()
     assert Journal(folder.parent).pending() is None
@@ -383,7 +383,7 @@ def test_a_poor_terminal_is_drawn_in_and_left_as_it_was(terminal: Terminal, tmp_
     # Shades of grey are no colours.
     assert not re.search(r"\x1b\[[\d;]*?(?:[39][1-6]|[34]8|4[1-6]|10[1-6])[;m]", "\n".join(terminal.lines("-e")))
     terminal("send-keys", "C-q")
-    assert terminal.exit_code() == 0
+    terminal.ends_with(0)
     assert terminal.lines() == ["exit code 0"]
     flags = "#{alternate_on} #{mouse_any_flag} #{mouse_button_flag} #{mouse_sgr_flag} #{keypad_flag} #{cursor_flag}"
     assert terminal("display-message", "-p", flags) == "0 0 0 0 0 1\n"
